@@ -166,6 +166,7 @@ def claim_results(
             "without (theory)",
             f"{_size(mean_only.size)} with subtraction, {_size(none.size)} without",
             mean_only.size > huge and mean_only.agrees(factor, se) and none.agrees(factor, se),
+            threshold=f"above {huge:g} with subtraction; both {_near_theory(factor, se)}",
         )
     mean_only, zero_mean = by_key["U(0, 1)", "mean only"], by_key["U(-0.5, 0.5)", "none"]
     yield ClaimResult(
@@ -175,10 +176,22 @@ def claim_results(
         f"{_size(mean_only.predicted / zero_mean.predicted)} (theory)",
         _size(mean_only.size / zero_mean.size),
         mean_only.size / zero_mean.size > huge,
+        threshold=f"above {huge:g}",
     )
     for norm in ("response", "layer", "batch"):
         for init in ("U(0, 1)", "U(-1, 1)"):
             yield _normalization_claim(by_key[init, norm], factor, se, huge)
+
+
+def _near_theory(factor: float, se: float) -> str:
+    return f"within a factor of {factor:g} of theory, or {se:g} se"
+
+
+def _size_threshold(
+    network: UniformAlexNet, factor: float, se: float, huge: float, bound: float | None
+) -> str:
+    size = _near_theory(factor, se) if bound is None else f"at most {bound:.0f}"
+    return size if network.norm == "response" else f"below {huge:g}; {size}"
 
 
 def _normalization_claim(
@@ -198,6 +211,7 @@ def _normalization_claim(
         else f"at most {bound:.0f} (closed form)",
         _size(network.size),
         small and (network.agrees(factor, se) if is_predicted else network.size <= bound),
+        threshold=_size_threshold(network, factor, se, huge, bound if not is_predicted else None),
     )
 
 

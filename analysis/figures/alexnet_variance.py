@@ -157,6 +157,7 @@ def _claim_results(
             f"the formula. The formula is right within {100 * (np.exp(formula) - 1):.0f}% in "
             f"{', '.join(correct) or 'no layer'}",
             bool(abs(log_ratio[-1]) - se * last.log_se > formula),
+            threshold=f"off by more than a factor of {np.exp(formula):g} and {se:g} se",
         )
         rows = explanation.frame
         rest = rows[(rows.quantity == FORWARD) & (rows.step == "rest")]
@@ -170,6 +171,7 @@ def _claim_results(
             f"{rest.factor.iloc[worst]:.3f} (se {error[worst]:.3f}) in "
             f"{rest.layer_name.iloc[worst]} (of {len(rest)} layers)",
             bool((deviation <= np.maximum(theory, se * error)).all()),
+            threshold=f"in every layer within a factor of {np.exp(theory):g}, or {se:g} se",
         )
 
 

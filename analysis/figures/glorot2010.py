@@ -106,6 +106,7 @@ def _claim_results(deviations: pd.DataFrame, criterion: Mapping[str, Any]) -> It
                 f"{'below' if uneven else 'above'} {bound:g}",
                 f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
                 ratio.high < bound if uneven else ratio.low > bound,
+                threshold=f"interval {'below' if uneven else 'above'} {bound:g}",
                 cells={"init": init},
             )
 

@@ -110,6 +110,7 @@ def _claim_results(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterato
             "1 (paper's theorem)",
             f"{row['mean']:.2f} (se {row['relative_se']:.2f})",
             deviation <= criterion["se"],
+            threshold=f"within {criterion['se']:g} se of 1",
         )
     for row in last[~last["init"].isin(["he_normal", "he_uniform"])].to_dict("records"):
         yield ClaimResult(
@@ -118,6 +119,7 @@ def _claim_results(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterato
             f"{row['expected']:.1e}",
             f"{row['mean']:.1e}",
             row["mean"] * criterion["misses"] < 1,
+            threshold=f"below {1 / criterion['misses']:g}",
         )
     he = table[table["init"] == "he_normal"]
     for beta in BETAS:
@@ -134,6 +136,7 @@ def _claim_results(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterato
             f"{KAPPA * beta:.3g} at all widths, to first order in 1/width (paper's formula)",
             measured,
             near and equal,
+            threshold=f"each within a factor of {factor:g}; largest / smallest below {factor:g}",
         )
 
 

@@ -76,6 +76,7 @@ def _claim_results(
             f"{'above' if stalls else 'below'} {stalled if stalls else converged:g}",
             ", ".join(f"{share:.3f}" for share in sorted(shares)),
             bool((shares > stalled).all() if stalls else (shares < converged).all()),
+            threshold=f"above {stalled:g}" if stalls else f"below {converged:g}",
             cells={"model.depth": depth, "init": init},
         )
     he, xavier = (_steps_to_half_loss(curves, init) for init in STYLES)
@@ -85,6 +86,7 @@ def _claim_results(
         "He earlier (paper's figure)",
         f"He: {_steps(he)}; Xavier: {_steps(xavier)}",
         max(he) < min(xavier),
+        threshold="every He seed before every Xavier seed",
         cells={"model.depth": SHALLOW},
     )
 

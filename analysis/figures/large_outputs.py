@@ -150,6 +150,7 @@ def _claim_results(
             "huge" if claimed else "not huge",
             describe_outcome(alone),
             bool(alone["huge"]) == claimed,
+            threshold=f"huge: above {criterion['factor']:g} times the healthy network",
         )
     for suspect, claims in criterion["cures"].items():
         rows = table[(table["suspect"] == suspect) & table["kind"].isin(["distinct", "reverted"])]
@@ -159,6 +160,7 @@ def _claim_results(
             _join(claims),
             _join(cures),
             set(cures) == set(claims),
+            threshold="exactly these",
         )
     yield from _initial_claims(first, criterion)
 
@@ -173,6 +175,7 @@ def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
         f"size {size(bare['end'])} and {size(softmax['end'])}, "
         f"accuracy {bare['accuracy']:.1%} and {softmax['accuracy']:.1%}",
         bool(bare["per_seed"] == softmax["per_seed"]),
+        threshold="equal in every bit",
     )
     is_final = (table["remedy"] == FINAL_ACTIVATION) & (table["kind"] == "distinct")
     hidden = table[is_final].iloc[1:]
@@ -185,6 +188,7 @@ def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
         f"'{worst['suspect']}': {size(worst['largest'])}, with outputs of {size(worst['output'])} "
         "after the activation",
         cured.empty,
+        threshold="none",
     )
 
 
@@ -206,6 +210,7 @@ def _initial_claims(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterat
             f"{size(np.exp(row['log_mean'] / 2))} ({row['draws']} draws; "
             f"{deviation:.1f} standard errors from the prediction)",
             bool(deviation <= criterion["se"]),
+            threshold=f"within {criterion['se']:g} se",
         )
     unseen = [row["suspect"] for row in first.to_dict("records") if row["shares_prediction_of"]]
     yield ClaimResult(
@@ -213,6 +218,7 @@ def _initial_claims(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterat
         _join(unseen),
         _join([s for s, same in zip(first["suspect"], first["same"], strict=True) if same]),
         bool((first["same"] == (first["shares_prediction_of"] != "")).all()),
+        threshold="exactly these",
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.query import bracket, initial_sharpness
-from analysis.figures.study import ClaimResult, Study
+from analysis.figures.study import NO_THRESHOLD, ClaimResult, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
 from fanin.errors import FaninError
@@ -125,6 +125,7 @@ def _claim_results(regimes: pd.DataFrame, criterion: Mapping[str, Any]) -> Itera
                 _range(rises),
                 holds,
                 claimed and holds is None,
+                threshold=f"{low:g} to {high:g}" if claimed else NO_THRESHOLD,
                 cells={"loss": loss, "activation": network},
             )
             low, high = criterion["linear"]
@@ -136,6 +137,7 @@ def _claim_results(regimes: pd.DataFrame, criterion: Mapping[str, Any]) -> Itera
                 _range(diverges),
                 holds,
                 is_linear and holds is None,
+                threshold=f"{low:g} to {high:g}" if is_linear else NO_THRESHOLD,
                 cells={"loss": loss, "activation": network},
             )
 

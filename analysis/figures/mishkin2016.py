@@ -109,6 +109,7 @@ def _claim_results(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             text,
             better if is_claimed or better is None else not better,
             undecided=better is None,
+            threshold=f"{confidence:.0%} interval {'above' if is_claimed else 'below'} 0",
             cells={"activation": activation},
         )
     for activation in ORTHONORMAL_BETTER:
@@ -120,6 +121,7 @@ def _claim_results(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             text,
             better,
             undecided=better is None,
+            threshold=f"{confidence:.0%} interval above 0",
             cells={"activation": activation},
         )
     trained = float(criterion["trained"])
@@ -130,6 +132,7 @@ def _claim_results(accuracy: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             f"does not train (paper's text); below {trained:g}",
             f"{accuracies.max():.3f}",
             bool(accuracies.max() < trained),
+            threshold=f"below {trained:g}",
             cells={"activation": "sigmoid", "init": init},
         )
 

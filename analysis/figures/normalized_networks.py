@@ -200,6 +200,7 @@ def _moment_claims(networks: Networks, factor: float) -> Iterator[ClaimResult]:
             f"1/2 at any size and init, within a factor of {factor:g} (theory)",
             " to ".join(f"{row.value:.3f} (se {row.se:.3f})" for row in extremes),
             bool(near_half.all()),
+            threshold=f"{0.5 / factor:.3g} to {0.5 * factor:.3g}",
         )
         rows = moments[moments["model.norm"] == norm]
         uniform = rows[~rows["init"].isin(ZERO_MEAN_INITS)]["value"]
@@ -208,6 +209,7 @@ def _moment_claims(networks: Networks, factor: float) -> Iterator[ClaimResult]:
             "at most 1 at any size (closed form)",
             f"{uniform.min():.3f} to {uniform.max():.3f}",
             bool(uniform.max() <= 1),
+            threshold="at most 1",
         )
 
 
@@ -244,6 +246,7 @@ def _logit_claims(networks: Networks, se: float) -> Iterator[ClaimResult]:
             "depth",
             "; ".join(parts),
             holds,
+            threshold=f"within {se:g} se of 1",
         )
 
 
@@ -265,6 +268,7 @@ def _training_claims(
             else f"less than {points} (the question doubts that it helps)",
             f"{_count(trained[norm])}; without normalization {_count(trained['none'])}",
             better if claimed else not better,
+            threshold=f"{'at least' if claimed else 'less than'} {100 * min_gain:g} points more",
         )
     for norm, label in NORM_LABELS.items():
         of_norm = rows["model.norm"] == norm

@@ -30,7 +30,8 @@ def draw_figures(results: Results, console: Console) -> None:
     if study is not None:
         console.print(f"Caption: {_write_caption(study, results)}")
         console.print(_claims_table(study))
-        console.print(f"{study.conclusion.capitalize()}: {study.claim}")
+        separator = ". Claim" if study.differs else ""
+        console.print(f"{study.statement}{separator}: {study.claim}")
 
 
 def _figures(results: Results, study: Study | None) -> Iterator[tuple[str, Figure]]:
@@ -47,7 +48,9 @@ def _write_caption(study: Study, results: Results) -> Path:
 
 
 def _claims_table(study: Study) -> Table:
-    table = Table("quantity", "claimed", "measured", "holds", box=box.SIMPLE_HEAD)
+    table = Table("quantity", "claimed", "threshold", "measured", "holds", box=box.SIMPLE_HEAD)
     for result in study.claim_results:
-        table.add_row(result.description, result.claimed, result.measured, result.verdict)
+        table.add_row(
+            *(result.description, result.claimed, result.threshold, result.measured, result.verdict)
+        )
     return table

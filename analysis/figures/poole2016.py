@@ -143,6 +143,7 @@ def _claim_results(
             f"q* = {scale.q_star:.3f} (paper's map)",
             f"{last['q'].mean():.3f}; largest deviation {q_off:.1%}",
             q_off <= within,
+            threshold=f"at most {within:.0%}",
             cells={"init.gain": gain},
         )
         yield ClaimResult(
@@ -151,6 +152,7 @@ def _claim_results(
             f"chi_1 = {scale.chi_1:.3f})",
             f"{last['c'].mean():.3f}; largest deviation {c_off:.3f}",
             c_off <= within,
+            threshold=f"at most {within:g}",
             cells={"init.gain": gain},
         )
     fixed = lines["gain"].map({gain: scale.q_star for gain, scale in scales.items()})
@@ -161,6 +163,7 @@ def _claim_results(
         f"converges within about 4 layers (paper's text); below {within:.0%}",
         f"largest {q_left:.1%}",
         q_left <= within,
+        threshold=f"at most {within:.0%}",
     )
     limit = lines["gain"].map({gain: scale.c_star for gain, scale in scales.items()})
     c_after = lines["layer"] > criterion["c_layers"]
@@ -172,6 +175,7 @@ def _claim_results(
             f"converges within about 20 layers (paper's text); below {within:g}",
             f"largest {c_left:.3f}",
             c_left <= within,
+            threshold=f"at most {within:g}",
         )
 
 

@@ -110,6 +110,8 @@ def _claim_results(
                 (column[must_train] >= trained).all() and (column[must_not_train] < trained).all()
             ),
             cells={"init.gain": gains[weight_var]},
+            threshold=f"accuracy: at least {trained:g} below depth {_depth(shallow * xi)}, less "
+            f"above depth {_depth(deep * xi)}",
         )
 
 

@@ -5,7 +5,8 @@ A sweep with a `source` key in its YAML needs a module of the same name in this 
     study(results: Results, criterion: Mapping[str, Any]) -> Study
 
 `criterion` is the sweep's `criterion` key, by which the study decides which claims hold. `results`
-has only cells with a finished run. `study_factory` makes claims undecided whose cells are missing.
+has only cells with a finished run. `study_factory` makes claims undecided whose cells are missing,
+and gives no verdict on a sweep that is not the registered one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import yaml
 from matplotlib.figure import Figure
 
+from analysis.figures import registered
 from analysis.load import Results
 from analysis.planned_cells import PlannedCells, finished_results, planned_cells
 from experiments.sweep.provenance import typed_command
@@ -27,7 +29,8 @@ from fanin.errors import FaninError
 
 LAST_KEY = "diff"  # of a launch record; a truncated one lacks it
 FIELD_REPORT = "field report"  # `source` of a sweep that answers a question, not a paper
-Conclusion = Literal["reproduced", "partly reproduced", "not reproduced", "undecided"]
+NO_THRESHOLD = "none"
+Conclusion = Literal["reproduced", "partly reproduced", "not reproduced", "undecided", "no verdict"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class ClaimResult:
         as reproduced.
     cells
         Values of config columns that select the cells of this claim; empty: all cells of the sweep.
+    threshold
+        Condition on the measured value, with the numbers of the criterion. `none`: not tested.
     """
 
     description: str
@@ -58,6 +63,7 @@ class ClaimResult:
     holds: bool | None
     undecided: bool = False
     cells: Mapping[str, Any] = field(default_factory=dict)
+    threshold: str = NO_THRESHOLD
 
     @property
     def verdict(self) -> str:
@@ -83,6 +89,9 @@ class Study:
         Claimed and measured numbers, in the order of the table.
     warning
         Cells that are missing and the command that runs them; empty if the sweep is complete.
+    differs
+        Keys whose values are not those of the registered sweep. If there are any, no claim has a
+        verdict.
     """
 
     claim: str
@@ -90,10 +99,21 @@ class Study:
     caption: str
     claim_results: tuple[ClaimResult, ...]
     warning: str = ""
+    differs: tuple[str, ...] = ()
+
+    @property
+    def statement(self) -> str:
+        """Conclusion as the beginning of a sentence; for other settings, how they differ."""
+        if self.differs:
+            keys = ", ".join(self.differs)
+            return f"No verdict, because the run differs from the registered sweep in: {keys}"
+        return self.conclusion.capitalize()
 
     @property
     def conclusion(self) -> Conclusion:
         """Summary of all claims that have a criterion."""
+        if self.differs:
+            return "no verdict"
         tested = [result.holds for result in self.claim_results if result.holds is not None]
         undecided = any(result.undecided for result in self.claim_results)
         if all(tested) and not undecided:
@@ -122,16 +142,17 @@ def study_factory(results: Results) -> Callable[[], Study] | None:
             f"figure; write {path}.py or remove 'source' from the sweep's YAML"
         )
     study = importlib.import_module(module).study
-    return lambda: _complete_study(study, results, record.get("criterion") or {})
+    return lambda: _complete_study(study, results, record)
 
 
 def _complete_study(
     study: Callable[[Results, Mapping[str, Any]], Study],
     results: Results,
-    criterion: Mapping[str, Any],
+    record: Mapping[str, Any],
 ) -> Study:
     """Compute a study from finished cells; claims whose cells are missing become undecided."""
     plan = read_planned_cells(results)
+    criterion = record.get("criterion") or {}
     try:
         computed = study(finished_results(results), criterion)
     except (FaninError, LookupError, ValueError) as error:
@@ -141,7 +162,10 @@ def _complete_study(
             f"{results.name}: too few cells are finished for this study. {plan.warning}"
         ) from error
     claims = tuple(_undecided_if_missing(claim, plan) for claim in computed.claim_results)
-    return replace(computed, claim_results=claims, warning=plan.warning)
+    differs = registered.differences(results, record)
+    if differs:
+        claims = tuple(replace(claim, holds=None, undecided=False) for claim in claims)
+    return replace(computed, claim_results=claims, warning=plan.warning, differs=differs)
 
 
 def _undecided_if_missing(claim: ClaimResult, plan: PlannedCells) -> ClaimResult:

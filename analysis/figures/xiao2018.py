@@ -80,6 +80,7 @@ def _claim_results(final: pd.Series, criterion: Mapping[str, Any]) -> Iterator[C
             f"{'below' if trains else 'above'} {trained if trains else stalled:g}",
             ", ".join(f"{share:.3f}" for share in sorted(shares)),
             bool((shares < trained).all() if trains else (shares > stalled).all()),
+            threshold=f"below {trained:g}" if trains else f"above {stalled:g}",
             cells={"init": init},
         )
 

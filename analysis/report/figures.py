@@ -101,7 +101,7 @@ class StudySection:
     """Claims of a publication and their conclusion, or the reason for none (`skip_reason`)."""
 
     claim: str = ""
-    conclusion: str = ""
+    statement: str = ""
     claim_results: Sequence[ClaimResult] = ()
     figures: Sequence[PageFigure] = ()
     warning: str = ""
@@ -124,7 +124,7 @@ def build_study_section(results: Results, command: str) -> StudySection | None:
     )
     return StudySection(
         claim=study.claim,
-        conclusion=study.conclusion,
+        statement=study.statement,
         claim_results=study.claim_results,
         warning=study.warning,
         figures=[

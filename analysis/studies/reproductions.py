@@ -43,7 +43,7 @@ def markdown(studies: Sequence[tuple[Results, Study]], existing: str = "") -> st
     rows, sections = _parse(existing)
     for results, study in studies:
         rows[results.name] = [
-            _link(results), _source(results), study.conclusion, count_holding(study)
+            _link(results), _linked_source(results), study.conclusion, count_holding(study)
         ]  # fmt: skip
         if _source(results) != FIELD_REPORT:
             sections[results.name] = _section(results, study)
@@ -69,7 +69,7 @@ def _parse(text: str) -> tuple[dict[str, list[str]], dict[str, str]]:
 def _section(results: Results, study: Study) -> str:
     parts = [
         f"### {results.name}",
-        f"{_source(results)}. Claim: {study.claim} **{study.conclusion.capitalize()}.**",
+        f"{_linked_source(results)}. Claim: {study.claim} **{study.statement}.**",
         claims_table(study),
         f"{study.caption} {provenance_line(results)}",
     ]
@@ -89,6 +89,23 @@ def _link(results: Results) -> str:
 
 def _source(results: Results) -> str:
     return str(launch_record(results)["source"])
+
+
+def _linked_source(results: Results) -> str:
+    """Return a sweep's source as Markdown, with links for arXiv numbers and DOIs."""
+    return link_papers(_source(results))
+
+
+def link_papers(text: str) -> str:
+    """Link arXiv numbers and DOIs in Markdown.
+
+    >>> link_papers("He et al. 2015, arXiv:1502.01852")
+    'He et al. 2015, [arXiv:1502.01852](https://arxiv.org/abs/1502.01852)'
+    >>> link_papers("doi:10.1000/182")
+    '[doi:10.1000/182](https://doi.org/10.1000/182)'
+    """
+    text = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"doi:(10\.\S+[^\s.,;])", r"[doi:\1](https://doi.org/\1)", text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from analysis.figures import registered
 from analysis.figures.study import Study, launch_record, read_planned_cells, study_factory
 from analysis.load import Results
 from fanin.commands import command_line
@@ -121,15 +122,20 @@ def require_study(results: Results) -> Study:
 
 
 def require_complete(results: Results) -> None:
-    """Refuse to publish numbers of a sweep that lacks cells.
+    """Refuse to publish numbers of a sweep that lacks cells or is not the registered one.
 
     Raises
     ------
     FaninError
-        A planned cell has no finished run.
+        A planned cell has no finished run, or the settings are not those of the sweep's YAML.
     """
     if warning := read_planned_cells(results).warning:
         raise FaninError(f"{results.name}: --write needs a complete sweep. {warning}")
+    if differs := registered.differences(results, launch_record(results)):
+        raise FaninError(
+            f"{results.name}: --write needs the registered sweep; this one differs from it in: "
+            f"{', '.join(differs)}"
+        )
 
 
 def claims_table(study: Study) -> str:
@@ -138,12 +144,13 @@ def claims_table(study: Study) -> str:
         [
             result.description,
             result.claimed,
+            result.threshold,
             result.measured,
             BOLD.get(result.verdict, result.verdict),
         ]
         for result in study.claim_results
     ]
-    return markdown_table(["quantity", "claimed", "measured", "holds"], rows)
+    return markdown_table(["quantity", "claimed", "threshold", "measured", "holds"], rows)
 
 
 def count_holding(study: Study) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.figures.dying_relu.cells import KERNEL, REMEDIES, Layer, SweepCells
 from analysis.figures.dying_relu.report_claims import report_claims
 from analysis.figures.query import bracket
-from analysis.figures.study import ClaimResult
+from analysis.figures.study import NO_THRESHOLD, ClaimResult
 
 LAYERS: dict[Layer, str] = {"filter": "filter", "linear": "linear layer"}
 TAPS = 3 * KERNEL**2  # weights of the filter, over three color channels
@@ -46,7 +46,7 @@ def _remedy_claims(cells: SweepCells) -> Iterator[ClaimResult]:
             claim = _remedy_claim(
                 "none, but biases with their true gradients", "not in the report", rows
             )
-            yield replace(claim, holds=None)
+            yield replace(claim, holds=None, threshold=NO_THRESHOLD)
         else:
             yield _remedy_claim("none", REPORTED["none"], rows)
     yield _cross_map_claim(long_runs[long_runs["clip.bias"] == "mean_of_weights"])
@@ -89,6 +89,7 @@ def _remedy_claim(remedy: str, claimed: str, cells: pd.DataFrame) -> ClaimResult
         claimed,
         " ".join(parts),
         all(holds),
+        threshold="at least one rate for each input range",
     )
 
 
@@ -155,6 +156,7 @@ def _threshold_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
             f"{', '.join(predicted)} (theory)",
             ", ".join(measured),
             _all_within(by_input, factor),
+            threshold=f"within a factor of {factor:g}",
         )
     trained = cells.part("remedies")
     shrunk = trained[(trained["remedy"].isin(["none", "conv gradient x 1e-3"]))]
@@ -170,6 +172,7 @@ def _threshold_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
                 "1e3 (theory)",
                 f"{ratios.min():.0e} to {ratios.max():.0e} ({len(ratios)} pairs of runs)",
                 bool(((ratios > 0.99e2) & (ratios < 1.01e4)).all()),
+                threshold="1e2 to 1e4: within one step of the grid",
             )
 
 
@@ -200,12 +203,14 @@ def _curvature_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
             f"{_join(predicted)} (theory)",
             f"{_join(measured)} (medians of {draws})",
             agrees,
+            threshold=f"within a factor of {factor:g}",
         )
         yield ClaimResult(
             f"U(0, 1), unsaturated: 2 / lambda of the {name}, sides {_sides(uniform)}",
             f"{_join([_stable_step(value) for value in predicted])} (theory)",
             f"{_join([_stable_step(value) for value in measured])} (medians of {draws})",
             agrees,
+            threshold=f"within a factor of {factor:g}",
         )
     for group, init in ((uniform, "U(0, 1)"), (zero_mean, "U(-0.1, 0.1)")):
         ratios = [curvatures[name]["filter"] / curvatures[name]["linear"] for name in group.index]
@@ -224,6 +229,7 @@ def _curvature_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]
             ),
             f"{_join(measured)} (medians)",
             _within_factor(predicted, measured, factor) if has_mean else None,
+            threshold=f"within a factor of {factor:g}" if has_mean else NO_THRESHOLD,
         )
     yield from _stability_claims(cells)
 
@@ -247,6 +253,7 @@ def _stability_claims(cells: SweepCells) -> Iterator[ClaimResult]:
             "above 2, because 2 / lambda does not bound the stable rates of cross entropy",
             f"{working.max() / stable:.1e}",
             bool(working.max() > 2 * stable),
+            threshold="above 2",
         )
 
 
@@ -279,6 +286,7 @@ def _descent_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]:
         f"exactly 0 in {flat} of {len(curvature)} runs. Both maps are black after this step in "
         f"{report['dead'].sum()} runs",
         flat == len(curvature) and bool(report["dead"].all()),
+        threshold="exactly 0 and black, in every run",
     )
     descent = cells.part("descent")
     thresholds = killing_thresholds(cells, descent, ["data.side", "factor", "seed"])
@@ -294,4 +302,5 @@ def _descent_claims(cells: SweepCells, factor: float) -> Iterator[ClaimResult]:
         f"{low.min():.2g} to {high.max():.2g} ({len(thresholds)} networks; in half of them the "
         f"filter's gradient is multiplied by {thresholds['factor'].min():g})",
         _all_within(thresholds, factor) and bool((high < 1).all()),
+        threshold=f"below 1, and within a factor of {factor:g} of theory",
     )

@@ -25,6 +25,7 @@ def report_claims(cells: SweepCells, criterion: Mapping[str, Any]) -> Iterator[C
             for inputs, rows in report.groupby("inputs")
         ),
         bool(report["dead"].all()),
+        threshold="black in every run",
     )
     yield _filter_claim(cells, report, float(criterion["filter"]), float(criterion["factor"]))
     yield from _gradient_claims(cells, report, criterion)
@@ -57,6 +58,7 @@ def _filter_claim(
         f"{'; '.join(measured)}. Within a factor of {factor:g} of the report: "
         f"{', '.join(close) or 'none'}",
         any(holds),
+        threshold=f"within a factor of {factor:g} in all runs of a group",
     )
 
 
@@ -84,6 +86,7 @@ def _gradient_claims(
         f"cross, for {example['inputs'].iloc[0]} and side {example['data.side'].iloc[0]}: circle "
         f"{_format_range(after_step[CIRCLE])}, cross {_format_range(after_step[CROSS])}",
         bool(as_reported.any()),
+        threshold="both in these ranges at one step of a run",
     )
     # Black maps give both images the same logit, so the gradients are (p - 1) v and p v.
     odds = -np.mean(cross) / np.mean(circle)  # p / (1 - p)

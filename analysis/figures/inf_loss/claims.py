@@ -11,7 +11,7 @@ import torch
 
 from analysis.figures.inf_loss.parts import part_cells, share
 from analysis.figures.query import select
-from analysis.figures.study import ClaimResult
+from analysis.figures.study import NO_THRESHOLD, ClaimResult
 from analysis.load import Results
 from analysis.predictions import predict_cell
 from experiments.inputs import prepared
@@ -47,9 +47,12 @@ def bias_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[Clai
                 f"{expected:.3g}: biases are U(-1, 1) / sqrt(fan_in), not 0",
                 f"{mean:.3g} (se {error:.1g})",
                 bool(abs(mean - expected) <= criterion["bias_se"] * error) and mean > 0,
+                threshold=f"within {criterion['bias_se']:g} se, and above 0",
             )
         else:
-            yield ClaimResult(f"{name}, biases set to 0", "0", f"{mean:g}", mean == 0)
+            yield ClaimResult(
+                f"{name}, biases set to 0", "0", f"{mean:g}", mean == 0, threshold="exactly 0"
+            )
 
 
 def init_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
@@ -75,6 +78,7 @@ def init_claims(results: Results, criterion: Mapping[str, Any]) -> Iterator[Clai
             f"{criterion['accuracy']:g}",
             ", ".join(f"{name} {accuracy[init]:.2f}" for init, name in NAMES.items()),
             difference >= float(criterion["accuracy"]),
+            threshold=f"difference at least {criterion['accuracy']:g}",
         )
     yield from _moments(results, cells)
 
@@ -177,6 +181,7 @@ def symmetry_claims(spreads: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             claimed,
             _by_activation(rows, "spread", ".1g"),
             holds,
+            threshold=_spread_threshold(start, max_spread),
         )
     zeros = spreads[spreads["start"] == "zeros"]
     for activation, expected in (("relu", True), ("tanh", True), ("sigmoid", False)):
@@ -188,6 +193,7 @@ def symmetry_claims(spreads: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
             "yes: only the last layer's bias changes" if expected else "no: sigmoid(0) is 1/2",
             "yes" if bool(rows["weights_zero"].all()) else "no",
             bool(rows["weights_zero"].all()) == expected,
+            threshold="exactly 0" if expected else "not 0",
         )
     yield ClaimResult(
         "test accuracy after training from each of these inits",
@@ -199,6 +205,12 @@ def symmetry_claims(spreads: pd.DataFrame, criterion: Mapping[str, Any]) -> Iter
         ),
         None,
     )
+
+
+def _spread_threshold(start: str, max_spread: float) -> str:
+    if start not in ("zeros", "zeros, biases", "constant"):
+        return NO_THRESHOLD
+    return f"{'at least' if start == 'zeros, biases' else 'below'} {max_spread:g}"
 
 
 def _by_activation(rows: pd.DataFrame, column: str, number_format: str) -> str:
@@ -238,6 +250,7 @@ def bad_data_claims(results: Results) -> Iterator[ClaimResult]:
             f"{', '.join(map(str, predicted))}: {reason}",
             ", ".join("never" if np.isnan(s) else f"{s:.0f}" for s in steps),
             all(agree) if agree else None,
+            threshold="equal in every cell",
         )
         outliers = rows[rows["data.corrupt.kind"].astype(str) == "outlier"]
         bad = int(outliers["bad_step"].notna().sum())

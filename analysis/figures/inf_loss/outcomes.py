@@ -63,6 +63,7 @@ def outcome_claims(cells: pd.DataFrame) -> Iterator[ClaimResult]:
                 "some, if the input range is too large (common claim: none)",
                 counts,
                 bool(rows["bad_step"].notna().any()),
+                threshold="at least one",
             )
         else:
             yield ClaimResult(
@@ -224,6 +225,7 @@ def clipping_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
             f"the loss fails at the same step with and without clipping, in "
             f"{share(int(same.sum()), len(same))} settings",
             bool(same.all()) if len(rows) else None,
+            threshold="the same step in every setting",
         )
     too_large = later[~has_nan]
     finite = {name: int(too_large[name].isna().sum()) for name in ("norm", "value")}
@@ -233,6 +235,7 @@ def clipping_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
         f"the loss stays finite with clip=norm in {share(finite['norm'], len(too_large))} "
         f"settings, with clip=value in {share(finite['value'], len(too_large))}",
         bool(max(finite.values()) > 0) if len(too_large) else None,
+        threshold="finite in at least one setting",
     )
 
 
@@ -249,6 +252,7 @@ def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterato
         "none",
         f"{share(int((bad & below).sum()), int(below.sum()))} settings",
         not (bad & below).any(),
+        threshold="none",
     )
     parts = []
     for name in unclipped["activation"].astype(str).unique():
@@ -260,6 +264,7 @@ def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterato
         "all",
         f"{', '.join(parts)} settings",
         bool(bad[above].all()) if above.any() else None,
+        threshold="all",
     )
     unit_size = unclipped[(unclipped["scaling.scale"] == 1) & (unclipped["data.noise"] < 1)]
     finite = int(unit_size["bad_step"].isna().sum())

@@ -223,6 +223,7 @@ def overflow_claims(
             f"the predicted layer in {share(exact, len(overflowing))}, at most "
             f"{max_error} away in {share(close, len(overflowing))}",
             bool((error <= max_error).all()) if len(overflowing) else None,
+            threshold=f"at most {max_error} in every draw",
         )
     measured = networks["measured"].fillna(NO_LAYER)
     he_correct = networks["he_layer"].fillna(NO_LAYER) == measured
@@ -234,6 +235,7 @@ def overflow_claims(
         f"He's formula is exact in {share(int(he_correct.sum()), len(he_correct))} draws, our "
         f"theory in {share(int(correct.sum()), len(correct))}",
         bool(he_correct.sum() < correct.sum()),
+        threshold="fewer draws than our theory",
     )
     bad, predicted_bad = cells["at_start"], ~cells["finite"]
     min_share = float(criterion["predicted_share"])
@@ -245,6 +247,7 @@ def overflow_claims(
         f"{int((bad & predicted_bad).sum())} of them, and for {int((predicted_bad & ~bad).sum())} "
         "of the others",
         bool((bad == predicted_bad).mean() >= min_share),
+        threshold=f"at least {min_share:.0%}",
     )
 
 
@@ -384,4 +387,5 @@ def loss_claims(depths: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[
             "none" if np.isinf(predicted) else f"depth {predicted:.0f} (theory)",
             measured,
             bool(holds),
+            threshold=f"at most {max_error} from the tested depths around the first failure",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -15,7 +15,15 @@ from small_sweep import run_sweep
 
 from analysis import Results
 from analysis.figures import __main__ as command
-from analysis.figures.study import FIELD_REPORT, ClaimResult, Study, launch_record, study_factory
+from analysis.figures import registered
+from analysis.figures.study import (
+    FIELD_REPORT,
+    NO_THRESHOLD,
+    ClaimResult,
+    Study,
+    launch_record,
+    study_factory,
+)
 from analysis.studies import questions, reproductions
 from fanin.errors import FaninError
 
@@ -40,6 +48,14 @@ SMALLER = {
     "lewkowycz2020": ("model.width=16", "optim.lr=0.01,0.1,100", "init.gain=1.0", "seed=0,1"),
     "poole2016": ("model.width=64", "probe.draws=2", "seed=0"),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_registered_sweep() -> Iterator[None]:
+    """Give verdicts on the small sweeps of this module, which are not the registered ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registered, "differences", lambda results, record: ())
+        yield
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,9 @@ def test_the_command_draws_a_study_and_prints_its_conclusion(
         for line in study.claim_results
     )
     assert any(line.holds is not None for line in study.claim_results)
+    for line in study.claim_results:  # every tested claim shows its threshold
+        is_tested = line.holds is not None or line.undecided
+        assert not is_tested or line.threshold != NO_THRESHOLD, line.description
     assert "draws" in study.caption or "seeds" in study.caption
     assert launch_record(results)["criterion"]
     assert f"\n{study.conclusion.capitalize()}: {study.claim}" in drawn.output
