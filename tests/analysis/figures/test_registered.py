@@ -77,7 +77,11 @@ def test_no_claim_has_a_verdict_and_every_output_says_why(
     out = capsys.readouterr().out
     assert statement in out
     assert "eproduced" not in out
-    assert "interval below 0.2" in " ".join(out.split())
+    assert "threshold" in out
+    assert {line.threshold for line in study.claim_results} == {
+        "interval below 0.2",
+        "interval above 0.35",
+    }
     section = build_study_section(small, "")
     assert section is not None
     assert statement in section.statement
