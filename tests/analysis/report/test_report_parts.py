@@ -224,7 +224,7 @@ def test_a_study_section_contains_claims_and_figures(monkeypatch: pytest.MonkeyP
     results = Results(SweepFolder(Path("poole")), *[pd.DataFrame()] * 6)
     section = build_study_section(results, "fanin figures poole")
     assert section is not None
-    assert (section.conclusion, section.claim_results) == ("reproduced", (result,))
+    assert (section.statement, section.claim_results) == ("Reproduced", (result,))
     assert section.warning == warning
     (page_figure,) = section.figures
     assert "claimed 0.61 (their map), measured 0.62" in page_figure.svg
