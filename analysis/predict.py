@@ -147,12 +147,15 @@ def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Te
 
     from experiments.inputs import prepared, probe_images
     from experiments.schema import build_cell
+    from fanin.models import use_batch_statistics
 
     cell = build_cell(config)
     data, scaling = prepared(cell, torch.device("cpu"))
     # Scaled in float32 like the network's inputs; theory then computes in float64.
     inputs = probe_images(cell, data, scaling)[:images].double()
-    return cell.network().eval(), inputs, data.train.y[: len(inputs)], cell
+    model = cell.network().eval()
+    use_batch_statistics(model)
+    return model, inputs, data.train.y[: len(inputs)], cell
 
 
 def _parse_theories(value: object) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder
 from experiments.training.cpu_performance import keep_freed_memory
 from fanin.errors import DataError, FaninError
+from fanin.models import use_batch_statistics
 from fanin.theory.field import couples_images
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
@@ -277,6 +278,7 @@ def predict_cell(
     if whole_set is None:
         whole_set = _predicts_mean(config)
     model = cell.network().double().eval()
+    use_batch_statistics(model)
     # The other images of a batch that is normalized together change the reported ones.
     every = whole_set or couples_images(model)
     indices = list(range(len(images))) if every else reported

@@ -23,6 +23,7 @@ from experiments.training.evaluate import evaluate
 from experiments.training.loop import OnProgress, TrainResult, train
 from experiments.training.step import Params, StepConfig
 from fanin.inits import initialize
+from fanin.models import ModuleModel, batch_statistics
 from fanin.probes.measure import LossFunctions, ProbeTables, concat_tables, measure
 from fanin.probes.moments import random_cotangent
 from fanin.seeds import make_generator
@@ -160,31 +161,35 @@ class CellRun:
 
     def draw_weights(self, draw: int) -> None:
         """Draw all weights of the model; each tensor has its own random stream."""
-        initialize(
-            self.model,
-            self.cell.init,
-            lambda tensor: make_generator("weights", self.cell.seed_weights, draw, tensor),
-            calibration_images(self.cell, self.data, self.scaling),
-        )
+        if isinstance(self.cell.model, ModuleModel):  # may have other weights, and buffers
+            self.model.load_state_dict(self.cell.network(draw).state_dict())
+        with batch_statistics(self.model):
+            initialize(
+                self.model,
+                self.cell.init,
+                lambda tensor: make_generator("weights", self.cell.seed_weights, draw, tensor),
+                calibration_images(self.cell, self.data, self.scaling),
+            )
 
     def measure(self, draw: int) -> ProbeTables:
         """Measure the model's current weights, with the draw's random cotangent."""
         cell, settings = self.cell, self.cell.probe
         images = probe_images(cell, self.data, self.scaling)
         rng = make_generator("cotangent", cell.seed_weights, draw)
-        return measure(
-            self.model,
-            images,
-            random_cotangent(len(images), cell.objective.n_outputs, rng),
-            single_images=tuple(image for image in settings.images if image < len(images)),
-            targets=self.data.train.y[: settings.size],
-            losses=LossFunctions(cell.objective.per_example, cell.objective.loss),
-            head=cell.objective.output,
-            bins=settings.bins if settings.histograms else 0,
-            with_sharpness=settings.sharpness,
-            with_layer_sharpness=settings.layer_sharpness,
-            tensors=settings.tensors,
-        )
+        with batch_statistics(self.model):
+            return measure(
+                self.model,
+                images,
+                random_cotangent(len(images), cell.objective.n_outputs, rng),
+                single_images=tuple(image for image in settings.images if image < len(images)),
+                targets=self.data.train.y[: settings.size],
+                losses=LossFunctions(cell.objective.per_example, cell.objective.loss),
+                head=cell.objective.output,
+                bins=settings.bins if settings.histograms else 0,
+                with_sharpness=settings.sharpness,
+                with_layer_sharpness=settings.layer_sharpness,
+                tensors=settings.tensors,
+            )
 
     def train_spec(self) -> TrainSpec:
         """Return the trainer's input, with `probe` and `save` as callbacks."""
@@ -205,7 +210,8 @@ class CellRun:
         """Measure the network with `params`, its parameters after `step` training steps."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                parameter.copy_(params[name])
+                if name in params:  # else it is not trained
+                    parameter.copy_(params[name])
         self.model.eval()
         self.probes.append((self.measure(0), {"draw": 0, "step": step}))
         self.model.train()

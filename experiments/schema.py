@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from textwrap import indent
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from experiments.adapters import ADAPTERS, EXAMPLES
 from experiments.clip import Clip, ClipRule
-from experiments.config.groups import CELL_KEYS, GROUPS, SEEDS, SHAPE_GROUPS
+from experiments.config.groups import CELL_KEYS, GROUPS, SEEDS
 from experiments.config.init_options import init_from_config, validate_init
 from experiments.config.instantiate import (
     TARGET,
+    Adapt,
     check_value,
     common_keys,
     hints_of,
@@ -24,6 +26,7 @@ from experiments.config.instantiate import (
     locate,
     plain,
     split_wrapped,
+    unchanged,
     validate,
     validate_wrapped,
 )
@@ -35,11 +38,12 @@ from experiments.scaling import Method, Scaling
 from experiments.schedule import Schedule
 from experiments.training.settings import Train
 from fanin.activations import channels_per_unit
-from fanin.errors import ConfigError, FaninError, suggest
-from fanin.inits import Init, weight_layers
-from fanin.losses import Head, Loss, Objective, make_objective
+from fanin.errors import ConfigError
+from fanin.inits import Init
+from fanin.losses import CustomLoss, Head, Loss, Objective, make_objective
 from fanin.models import Model
 from fanin.probes.settings import Probe
+from fanin.seeds import seeded
 
 # Groups with keys common to all options (`init.gain`, `data.side`): the wrapper declares them.
 WRAPPERS: dict[str, Any] = {"data": Data, "scaling": Scaling, "clip": Clip, "init": Init}
@@ -53,11 +57,19 @@ GROUP_TYPES: dict[str, Any] = {
     "model": Model,
     "activation": nn.Module,
     "head": Head,
-    "loss": Loss,
+    "loss": Loss | CustomLoss,
     "optim": Optimizer,
     "schedule": Schedule,
     "probe": Probe,
     "train": Train,
+}
+# What the user writes, for the groups with adapters.
+EXPECTED = {
+    "model": "a torch.nn.Module class, or a function that returns a module",
+    "loss": "a function of (logits, targets), or a torch.nn loss class",
+    "optim": "a torch.optim.Optimizer class",
+    "schedule": "a function of (step, total)",
+    "activation": "a torch.nn.Module class, or a function of a tensor",
 }
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # fits a column of the tables
 
@@ -81,9 +93,13 @@ class Cell:
     seed_weights: int
     seed_data: int
 
-    def network(self) -> nn.Sequential:
-        """Build the network with torch's default weights, which `initialize` then replaces."""
-        return self.model.build(self.data.shape, self.objective.n_outputs, self.activation)
+    def network(self, draw: int = 0) -> nn.Module:
+        """Build the network; `initialize` then replaces the weights of its weight layers.
+
+        Other parameters of the user's own networks have a random stream for each draw.
+        """
+        with seeded("network", self.seed_weights, draw):
+            return self.model.build(self.data.shape, self.objective.n_outputs, self.activation)
 
 
 def coerce_group(group: str, node: Any) -> Any:
@@ -102,10 +118,14 @@ def coerce_group(group: str, node: Any) -> Any:
         option, _ = split_wrapped(WRAPPERS[group], node, group)
         _check_type(group, option, instantiate(option, group))
         return validate_wrapped(WRAPPERS[group], node, group)
-    coerced = Train.coerce_config(node, group) if group == "train" else validate(node, group)
+    coerced = (
+        Train.coerce_config(node, group)
+        if group == "train"
+        else validate(node, group, _adapt(group))
+    )
     if group == "activation":
         coerced.pop("inplace", None)  # does not change the result
-    _check_type(group, coerced, instantiate(coerced, group))
+    _check_type(group, coerced, instantiate(coerced, group, _adapt(group)))
     return coerced
 
 
@@ -120,7 +140,10 @@ def typed_value(group: str, node: Mapping[str, Any], key: str, value: Any) -> An
     if group in SEEDS:
         return check_value(value, Seed, group)
     wrapper = WRAPPERS.get(group)
-    known = {**(hints_of(wrapper) if wrapper else {}), **hints_of(locate(node, group))}
+    known = {
+        **(hints_of(wrapper) if wrapper else {}),
+        **hints_of(locate(node, group, _adapt(group))),
+    }
     if key not in known:
         return value
     return plain(check_value(value, known[key], f"{group}.{key}"), known[key])
@@ -134,10 +157,10 @@ def shared_keys(group: str) -> list[str]:
 def _check_type(group: str, node: Mapping[str, Any], instance: Any) -> None:
     """Raise ConfigError if a group's `_target_` returned an object of the wrong type."""
     if not isinstance(instance, GROUP_TYPES[group]):
-        raise ConfigError(
-            f"{group}.{TARGET}={node[TARGET]}: expected a {GROUP_TYPES[group].__name__}, "
-            f"got a {type(instance).__name__}"
-        )
+        expected, got = EXPECTED.get(group), type(instance).__name__
+        name = expected or f"a {GROUP_TYPES[group].__name__}"
+        code = f". For example:\n\n{indent(EXAMPLES[group], '    ')}" if group in EXAMPLES else ""
+        raise ConfigError(f"{group}.{TARGET}={node[TARGET]}: expected {name}, got a {got}{code}")
     if group == "activation":
         _check_elementwise(instance)
 
@@ -195,7 +218,7 @@ def build_cell(config: Mapping[str, Any]) -> Cell:
     parts = {group: _part(group, config[group]) for group in GROUPS if group != "activation"}
     objective = make_objective(parts.pop("loss"), parts.pop("head"), parts["data"].n_classes)
     return Cell(
-        activation=lambda: instantiate(config["activation"], "activation"),
+        activation=lambda: _part("activation", config["activation"]),
         objective=objective,
         **parts,
         **{key: config[key] for key in SEEDS},
@@ -207,50 +230,8 @@ def _part(group: str, node: Mapping[str, Any]) -> Any:
         return init_from_config(node)
     if group in WRAPPERS:
         return instantiate_wrapped(WRAPPERS[group], node, group)
-    return instantiate(node, group)
+    return instantiate(node, group, _adapt(group))
 
 
-class PartsChecker:
-    """Checks that the parts of a cell are compatible, once per distinct combination.
-
-    It finds errors that no part can find alone: a head that is undefined for the loss, images too
-    small for the network's pooling, a layer name that the network doesn't have.
-    """
-
-    def __init__(self) -> None:
-        self._layers: dict[str, set[str]] = {}
-
-    def check(self, config: Mapping[str, Any]) -> None:
-        """Raise ConfigError if the parts of a coerced config are incompatible."""
-        memo = json.dumps([config[group] for group in SHAPE_GROUPS], sort_keys=True)
-        if memo not in self._layers:
-            cell = build_cell(config)
-            _check_probe(cell)
-            try:
-                with torch.device("meta"):
-                    self._layers[memo] = set(weight_layers(cell.network()))
-            except FaninError:
-                raise
-            except Exception as error:  # a user's model may raise anything
-                reason = str(error).partition("\n")[0]
-                raise ConfigError(f"model: {type(error).__name__}: {reason}") from error
-        for group, mapping in (("init", "layers"), ("clip", "factors")):
-            for name in config[group][mapping]:
-                if name not in self._layers[memo]:
-                    near = suggest(name, self._layers[memo])
-                    raise ConfigError(f"{group}.{mapping}.{name}: no such layer; {near}")
-
-
-def _check_probe(cell: Cell) -> None:
-    """Raise ConfigError if `probe` names an image or step that does not exist."""
-    n_train = cell.data.n_train or cell.data.source.train_size
-    missing = [image for image in cell.probe.images if image >= n_train]
-    if missing:
-        raise ConfigError(
-            f"probe.images contains index {missing[0]}; the {n_train} training images have the "
-            f"indices 0 to {n_train - 1}"
-        )
-    total = cell.train.total_steps(n_train)
-    late = [step for step in cell.probe.steps if step > total]
-    if late:
-        raise ConfigError(f"probe.steps contains {late[0]}, but training ends after step {total}")
+def _adapt(group: str) -> Adapt:
+    return ADAPTERS.get(group, unchanged)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,3 +31,19 @@ def make_generator(purpose: str, *parts: object) -> torch.Generator:
     """
     digest = hashlib.sha256(repr((purpose, *parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4]))
+
+
+@contextmanager
+def seeded(purpose: str, *parts: object) -> Iterator[None]:
+    """Seed torch's global generators within a `with` block, for code that draws from them.
+
+    Afterwards the CPU's generator has its earlier state again.
+
+    Parameters
+    ----------
+    purpose, parts
+        As for `make_generator`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(make_generator(purpose, *parts).initial_seed())
+        yield

@@ -8,7 +8,6 @@ data. `instantiate` returns the object. Classes outside this repository work the
 from __future__ import annotations
 
 import collections.abc
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -20,7 +19,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from experiments.config.import_target import hidden_file, import_target
 from experiments.config.trust import TARGET, check_target
+from experiments.user_code import user_code_error
 from fanin.errors import ConfigError, FaninError, suggest
 
 MISSING = "???"  # OmegaConf's marker of a mandatory value
@@ -33,9 +34,17 @@ EXPECTED = {
 }
 
 W = TypeVar("W")  # a wrapper class
+Target = Callable[..., Any]
+Adapt = Callable[[Target], Target]
+"""Function that adapts the user's own targets to a group (`experiments/adapters.py`)."""
 
 
-def instantiate(node: Mapping[str, Any], key_path: str = "") -> Any:
+def unchanged(target: Target) -> Target:
+    """Return the target."""
+    return target
+
+
+def instantiate(node: Mapping[str, Any], key_path: str = "", adapt: Adapt = unchanged) -> Any:
     """Type-check a config node and call its `_target_`.
 
     Parameters
@@ -44,6 +53,8 @@ def instantiate(node: Mapping[str, Any], key_path: str = "") -> Any:
         Mapping with `_target_` (the dotted name of a class or function) and its arguments.
     key_path
         The node's dotted key, for error messages.
+    adapt
+        Adapter of the target.
 
     Raises
     ------
@@ -56,19 +67,21 @@ def instantiate(node: Mapping[str, Any], key_path: str = "") -> Any:
     >>> instantiate({"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2})
     Fraction(1, 2)
     """
-    target = locate(node, key_path)
+    target = locate(node, key_path, adapt)
     values = _checked(target, node, key_path)
     try:
         return target(**values)
     except FaninError:
         raise
     except Exception as error:  # a user's target may raise anything
-        raise ConfigError(f"{key_path or node[TARGET]}: {error}") from error
+        raise user_code_error(key_path or str(node[TARGET]), error) from error
 
 
-def validate(node: Mapping[str, Any], key_path: str = "") -> dict[str, Any]:
+def validate(
+    node: Mapping[str, Any], key_path: str = "", adapt: Adapt = unchanged
+) -> dict[str, Any]:
     """Return a node as type-checked plain data with all defaults."""
-    target = locate(node, key_path)
+    target = locate(node, key_path, adapt)
     values = _checked(target, node, key_path)
     hints = hints_of(target)
     return {TARGET: node[TARGET]} | {
@@ -77,7 +90,7 @@ def validate(node: Mapping[str, Any], key_path: str = "") -> dict[str, Any]:
     }
 
 
-def _checked(target: Callable[..., Any], node: Mapping[str, Any], key_path: str) -> dict[str, Any]:
+def _checked(target: Target, node: Mapping[str, Any], key_path: str) -> dict[str, Any]:
     prefix = f"{key_path}." if key_path else ""
     known = arguments(target)
     for key in node:
@@ -148,8 +161,8 @@ def _option(wrapper: Any) -> str:
     return fields(wrapper)[0].name
 
 
-def locate(node: Mapping[str, Any], key_path: str) -> Callable[..., Any]:
-    """Import the object that `_target_` names."""
+def locate(node: Mapping[str, Any], key_path: str, adapt: Adapt = unchanged) -> Target:
+    """Import the object that `_target_` names, and adapt it."""
     name = node.get(TARGET)
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
         if name == MISSING:
@@ -157,25 +170,20 @@ def locate(node: Mapping[str, Any], key_path: str) -> Callable[..., Any]:
         raise ConfigError(f"{key_path}.{TARGET}: expected package.module.Name, got {name!r}")
     check_target(name, key_path)
     module_name, _, attribute = name.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{key_path}.{TARGET}={name}: {error}") from error
-    except Exception as error:  # importing a user's module may raise anything
-        raise ConfigError(f"{key_path}.{TARGET}={name}: {type(error).__name__}: {error}") from error
+    module = import_target(module_name, f"{key_path}.{TARGET}={name}")
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
-        raise ConfigError(
-            f"{key_path}.{TARGET}: {module_name} has no {attribute}; {suggest(attribute, public)}"
-        )
-    target: Callable[..., Any] = getattr(module, attribute)
+        hidden = hidden_file(module)
+        reason = f"{hidden}; rename your file" if hidden else suggest(attribute, public)
+        raise ConfigError(f"{key_path}.{TARGET}: {module_name} has no {attribute}; {reason}")
+    target: Target = getattr(module, attribute)
     if not callable(target):
         raise ConfigError(f"{key_path}.{TARGET}={name}: not a class or function")
-    return target
+    return adapt(target)
 
 
 @cache
-def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def arguments(target: Target) -> Mapping[str, inspect.Parameter]:
     """Return the parameters that can be passed to a target by keyword."""
     try:
         parameters = inspect.signature(target).parameters
@@ -190,7 +198,7 @@ def arguments(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 @cache
-def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
+def hints_of(target: Target) -> Mapping[str, Any]:
     """Return the annotations of a target's parameters."""
     try:
         hints = get_type_hints(_annotated(target), include_extras=True)
@@ -203,7 +211,7 @@ def hints_of(target: Callable[..., Any]) -> Mapping[str, Any]:
     return MappingProxyType({name: hints[name] for name in arguments(target) if name in hints})
 
 
-def _annotated(target: Callable[..., Any]) -> Any:
+def _annotated(target: Target) -> Any:
     """Return the object that holds a target's annotations."""
     if not inspect.isclass(target):
         return target

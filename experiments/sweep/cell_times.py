@@ -107,10 +107,10 @@ def _forward_flops(cell: Cell) -> float:
     """Return the operations of one image's forward pass: two per input of a unit and position."""
     flops = 0.0
 
-    def count(_name: str, module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def count(_name: str, module: nn.Module, _inputs: object, output: object) -> None:
         nonlocal flops
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim > 1:
+        if isinstance(weight, Tensor) and isinstance(output, Tensor) and weight.ndim > 1:
             flops += 2 * output.numel() * weight[0].numel() / DUMMY_IMAGES
 
     # Run real tensors: torch's `meta` device imports the compiler, which takes longer than all of

@@ -8,10 +8,12 @@ from typing import Any
 from experiments.config.catalog import ConfigCatalog, assign, value_at
 from experiments.config.groups import CELL_KEYS
 from experiments.config.instantiate import TARGET
-from experiments.schema import PartsChecker, coerce_group, shared_keys, typed_value, with_seeds
+from experiments.parts_checker import PartsChecker
+from experiments.schema import coerce_group, shared_keys, typed_value, with_seeds
 from experiments.sweep.differences import full_label
 from experiments.sweep.grid import Grid
 from experiments.sweep.types import Assignment, Choices, PlannedCell
+from experiments.user_code import UserCodeError
 from fanin.errors import ConfigError, suggest
 
 
@@ -73,6 +75,9 @@ class _Expander:
                 }
             )
             self._checker.check(config)
+        except UserCodeError as error:
+            cell = f" (in the cell {full_label(assignment)})" if len(assignment) > 1 else ""
+            raise UserCodeError(f"{error}{cell}") from error
         except ConfigError as error:
             cell = f"\n  in the cell {full_label(assignment)}" if len(assignment) > 1 else ""
             raise ConfigError(f"{error}{cell}") from error

@@ -55,6 +55,7 @@ from experiments.sweep.types import (
     pack_key,
 )
 from experiments.sweep.worker.finalize import CANCELLED, recover_journals
+from experiments.user_code import user_code_error
 from fanin.commands import command_line
 from fanin.errors import ConfigError, FaninError
 
@@ -183,7 +184,12 @@ def prepare_data(plan: Plan, heartbeat: Heartbeat) -> None:
     """
     for _, data in _data_sets(plan):
         heartbeat()
-        data.prepare()
+        try:
+            data.prepare()
+        except FaninError:
+            raise
+        except Exception as error:  # a user's data set may raise anything
+            raise user_code_error("data", error) from error
 
 
 def missing_data(plan: Plan) -> list[str]:

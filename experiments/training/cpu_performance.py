@@ -25,8 +25,12 @@ def memory_format(
 
     On a CPU torch's max-pool is vectorized over channels only in the channels-last format.
     Convolutions take about the same time in both formats, in dtypes that oneDNN supports. Layers
-    keep the memory format of their input.
+    keep the memory format of their input. A user's module may call `view`, which needs contiguous
+    images.
     """
+    packages = {type(layer).__module__.partition(".")[0] for layer in model.modules()}
+    if not packages <= {"torch", "fanin"}:
+        return torch.contiguous_format
     has_pool = any(isinstance(layer, nn.MaxPool2d) for layer in model.modules())
     if device.type == "cpu" and dtype != torch.float64 and has_pool:
         return torch.channels_last

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 from experiments.training.loader import Batch
 from experiments.training.step import NetworkState, Params, StepConfig, loss_and_gradients
@@ -94,11 +95,14 @@ def forward_fault(config: StepConfig, params: Params, batch: Batch) -> tuple[str
     """
     tensors: list[tuple[str, Tensor]] = [("input", batch.x)]
 
-    def record(name: str, _module: nn.Module, _inputs: object, output: Tensor) -> None:
-        tensors.append((name, output))
+    def record(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
+        tensors.extend((name, leaf) for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
 
     with forward_hooks(leaf_modules(config.model), record):
-        logits = functional_call(config.model, params | batch.masks, (batch.x,))
+        # Copies, so that a batch normalization does not update its running statistics.
+        buffers = {name: buffer.clone() for name, buffer in config.model.named_buffers()}
+        tensors_of = params | buffers | batch.masks
+        logits = functional_call(config.model, tensors_of, (batch.x,))
         loss = config.objective.loss(logits, batch.y)
     fault = _first_nonfinite([*tensors, ("loss", loss)])
     if fault is None and bool(loss > config.loss_bound):

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from experiments.data import Dataset
 from experiments.scaling import FittedScaling
 from experiments.schema import Cell
+from experiments.torch_optim import TorchOptimizer
 from experiments.training.checkpoint import Checkpointer, TrainState
 from experiments.training.cpu_performance import keep_freed_memory, swap_relu_maxpool
 from experiments.training.loader import BatchLoader, StackedBatchLoader
@@ -90,7 +91,9 @@ class SerialEngine:
 
     def step(self, number: int) -> Tensor:
         """Take one step; return the loss in a tensor of shape [1]."""
-        self._state, loss = self._step(self._state, *self.loaders[0].at(number))
+        (loader,) = self.loaders
+        with loader.seeded(number):
+            self._state, loss = self._step(self._state, *loader.at(number))
         return loss.unsqueeze(0)
 
     def failed_at(self) -> Tensor:
@@ -226,16 +229,18 @@ def why_serial(cell: Cell) -> str | None:
         return (
             f"train.dtype={cell.train.dtype} would round the learning rate differently in a stack"
         )
+    if isinstance(cell.optim, TorchOptimizer):
+        return f"{cell.optim.function.__name__} updates its tensors in place, as all of torch.optim"
     if not is_dataclass(cell.optim):
         return f"{type(cell.optim).__name__} is not a dataclass, so its numbers can't be replaced"
     other = [f.name for f in fields(cell.optim) if not _is_number(getattr(cell.optim, f.name))]
     if other:
         return f"{type(cell.optim).__name__}.{other[0]} is not a number"
-    with torch.device("meta"):
-        model = cell.network().to(cell.train.torch_dtype)
-    if buffers := [name for name, _ in model.named_buffers()]:
-        return f"the network has a buffer ({buffers[0]})"
     try:
+        with torch.device("meta"):
+            model = cell.network().to(cell.train.torch_dtype)
+        if buffers := [name for name, _ in model.named_buffers()]:
+            return f"the network has a buffer ({buffers[0]})"
         _try_step(cell, model.train())
     except Exception as error:  # user code or vmap may raise anything
         return f"torch.vmap: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

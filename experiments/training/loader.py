@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,8 @@ from experiments.scaling import FittedScaling
 from experiments.schema import Cell
 from experiments.training.cpu_performance import memory_format
 from experiments.training.step import Params
-from fanin.models.layers import dropout_masks
-from fanin.seeds import make_generator
+from fanin.models import ModuleModel, dropout_masks
+from fanin.seeds import make_generator, seeded
 
 Indices = Int[Tensor, "image"]
 
@@ -52,6 +53,12 @@ class BatchLoader:
         """Return the step's dropout masks, drawn on the CPU."""
         rng = make_generator("dropout", self.cell.seed, step)
         return dropout_masks(self._model, self.batch_size, rng, self.cell.train.torch_dtype)
+
+    def seeded(self, step: int) -> AbstractContextManager[None]:
+        """Seed torch's global generators in a step of the user's own network (`nn.Dropout`)."""
+        if isinstance(self.cell.model, ModuleModel):
+            return seeded("step", self.cell.seed, step)
+        return nullcontext()
 
     def lr_factor(self, step: int) -> float:
         """Return the schedule's factor of the learning rate at a step."""

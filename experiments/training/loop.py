@@ -193,12 +193,14 @@ class _Network:
 
     def diagnose(self, failed_at: int, state: NetworkState) -> Divergence:
         """Return the first non-finite tensor of the step that diverged."""
-        return diagnose(self.spec.step, state, self.loader.at(failed_at))
+        with self.loader.seeded(failed_at):
+            return diagnose(self.spec.step, state, self.loader.at(failed_at))
 
     def last_fault(self, params: Params) -> Divergence | None:
         """Return the divergence in a forward pass after the last update; None if there is none."""
         n_steps = self.loader.n_steps
-        fault = forward_fault(self.spec.step, params, self.loader.at(n_steps))
+        with self.loader.seeded(n_steps):
+            fault = forward_fault(self.spec.step, params, self.loader.at(n_steps))
         return None if fault is None else Divergence(n_steps, *fault)
 
     def save(self, state: NetworkState, losses: Tensor) -> None:

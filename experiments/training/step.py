@@ -41,7 +41,8 @@ class StepConfig:
 
 def initial_state(config: StepConfig) -> NetworkState:
     """Return the state before the first step, on the model's device."""
-    params = {name: p.detach().clone() for name, p in config.model.named_parameters()}
+    trained = [(name, p) for name, p in config.model.named_parameters() if p.requires_grad]
+    params = {name: p.detach().clone() for name, p in trained}
     device = next(iter(params.values())).device
     return {
         "params": params,

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from fanin.losses.table import Head, Loss, LossImplementation, find_implementation
+from fanin.errors import ConfigError
+from fanin.losses.custom import CustomLoss
+from fanin.losses.table import TABLE, Head, Loss, LossImplementation, find_implementation
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Objective:
     head: Head
     n_classes: int | None
     n_outputs: int
+
+    @property
+    def is_custom(self) -> bool:
+        """True if the loss is not in the table of docs/losses.md."""
+        return self.implementation not in TABLE.values()
 
     def loss(
         self, logits: Float[Tensor, "batch output"], y: Shaped[Tensor, " batch"]
@@ -76,11 +83,12 @@ class Objective:
         return one_hot
 
 
-def make_objective(loss: Loss, head: Head, n_classes: int | None) -> Objective:
+def make_objective(loss: Loss | CustomLoss, head: Head, n_classes: int | None) -> Objective:
     """Combine a loss and a head.
 
     A regression has one output. `bce` with two classes also has one output, the logit of class 1.
-    With more classes, `bce` is one-vs-rest and has one output per class.
+    With more classes, `bce` is one-vs-rest and has one output per class. A custom loss has one
+    output per class.
 
     Parameters
     ----------
@@ -97,7 +105,7 @@ def make_objective(loss: Loss, head: Head, n_classes: int | None) -> Objective:
     Raises
     ------
     ConfigError
-        The combination is not in the table of docs/losses.md.
+        The combination is not in the table of docs/losses.md, or a custom loss has a head.
 
     Examples
     --------
@@ -105,6 +113,14 @@ def make_objective(loss: Loss, head: Head, n_classes: int | None) -> Objective:
     >>> objective.loss(torch.zeros(1, 10), torch.tensor([3])).item()  # log 10
     2.3025851249694824
     """
+    if isinstance(loss, CustomLoss):
+        if head.name != "none":
+            raise ConfigError(
+                f"head={head.name}: loss {loss.name} gets the logits; use head=none, and apply the "
+                "head in the loss"
+            )
+        n_outputs = 1 if n_classes is None else n_classes
+        return Objective(loss.implementation(n_classes is None), head, n_classes, n_outputs)
     implementation = find_implementation(loss, head, regression=n_classes is None)
     binary = loss.name == "bce" and n_classes == 2
     n_outputs = 1 if n_classes is None or binary else n_classes

@@ -1,12 +1,14 @@
-"""Models: frozen dataclasses of options with a `build` method that returns an `nn.Sequential`."""
+"""Models: frozen dataclasses of options with a `build` method that returns a network."""
 
 from fanin.models.alexnet import AlexNet
 from fanin.models.base import Activation, ImageShape, Model
 from fanin.models.fitnet4 import FitNet4
 from fanin.models.layers import MeanOnly, SeededDropout, dropout_masks
+from fanin.models.module import PASSED, ModuleModel, batch_statistics, use_batch_statistics
 from fanin.models.simple import Linear, Mlp, Plain, TwoLayer
 
 __all__ = [
+    "PASSED",
     "Activation",
     "AlexNet",
     "FitNet4",
@@ -15,8 +17,11 @@ __all__ = [
     "MeanOnly",
     "Mlp",
     "Model",
+    "ModuleModel",
     "Plain",
     "SeededDropout",
     "TwoLayer",
+    "batch_statistics",
     "dropout_masks",
+    "use_batch_statistics",
 ]

@@ -29,7 +29,7 @@ ImageShape = tuple[int, int, int]
 class Model(Protocol):
     """Interface of a model, an option of the config group `conf/model/`."""
 
-    def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Sequential:
+    def build(self, shape: ImageShape, n_outputs: int, activation: Activation) -> nn.Module:
         """Build the network for images of `shape`."""
 
 

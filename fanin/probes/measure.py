@@ -228,6 +228,8 @@ def _backward(
     output: Tensor, layers: list[LayerTrace], cotangent: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Return the gradient with respect to each layer's pre-activations."""
+    if not layers:
+        return ()
     preactivations = [layer.preactivation for layer in layers]
     gradients = torch.autograd.grad(
         output, preactivations, cotangent, retain_graph=True, allow_unused=True

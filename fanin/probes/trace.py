@@ -67,7 +67,7 @@ def trace(
     tracked: Tensor | None = None  # output of the last weight layer or of its normalization
 
     def record(
-        name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+        name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Any
     ) -> Tensor | None:
         nonlocal tracked
         if isinstance(module, Layer):
@@ -76,7 +76,10 @@ def trace(
             return None
         elif not isinstance(module, NORMALIZATIONS):
             tracked = None
-            if isinstance(module, NOT_ACTIVATIONS) or not _keeps_units(module, inputs[0], output):
+            is_tensor = isinstance(output, Tensor)  # recurrent modules return tuples
+            if isinstance(module, NOT_ACTIVATIONS) or not is_tensor:
+                return None
+            if not _keeps_units(module, inputs[0], output):
                 return None
             layers[-1] = replace(layers[-1], activation=output)
             return output.clone()

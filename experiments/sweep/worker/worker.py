@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +24,7 @@ from experiments.sweep.worker.finalize import complete_row, failed_result
 from experiments.sweep.worker.limits import CellTimeout, is_out_of_memory, time_limit
 from experiments.training.checkpoint import Checkpointer, Stopped
 from experiments.training.loop import OnProgress
+from experiments.user_code import format_traceback
 from fanin.errors import FaninError
 
 PROGRESS_INTERVAL = 1.0  # seconds between two records of a cell's progress
@@ -187,7 +187,7 @@ def _result_of_error(job: PackJob, cell: PackedCell, error: BaseException) -> Ce
     """Return the result of a cell that raised an error, and write the traceback to a file."""
     reason = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
     # The reason comes first, because a long message may hide it at the end of a traceback.
-    text = f"{reason}\n\n{''.join(traceback.format_exception(error))}"
+    text = f"{reason}\n\n{format_traceback(error)}"
     path = job.folder.errors / f"{cell.cell_id}.{cell.attempt}.txt"
     atomic_write(path, text.encode(errors="backslashreplace"))
     if isinstance(error, CellTimeout):

@@ -68,7 +68,10 @@ NODES = 9  # few quadrature nodes suffice, because the loss is smooth in the log
 
 
 def output_certificate(last: LayerCertificate, objective: Objective) -> OutputCertificate:
-    """Predict the variance of the logits, the expected initial loss and its squared gradient."""
+    """Predict the variance of the logits, the expected initial loss and its squared gradient.
+
+    The gradient is NaN for a custom loss.
+    """
     n = last.channels
     logit_var, m2 = _logit_variance(last), last.predicted["preact_m2"]
     zero_probability = m2.zero_probability if isfinite(m2.zero_probability) else 0.0
@@ -85,7 +88,9 @@ def output_certificate(last: LayerCertificate, objective: Objective) -> OutputCe
     losses: dict[str, float] = {
         name: initial(Loss(name), Head(head)).loss for name, head in DEFAULT_HEADS.items() if n > 1
     }
-    gradient = initial(*loss_and_head(objective)).gradient_m2 / n
+    gradient = nan
+    if not objective.is_custom:
+        gradient = initial(*loss_and_head(objective)).gradient_m2 / n
     # The variance among an image's n logits is smaller than over draws, by the factor 1 - 1/n.
     return OutputCertificate(n, logit_var * (1 - 1 / n), losses, gradient)
 

@@ -4,7 +4,8 @@ import pytest
 
 from experiments.config.catalog import ConfigCatalog, assign, config_loader, hydra_arguments
 from experiments.config.instantiate import check_value, instantiate, locate, validate
-from experiments.schema import PartsChecker, coerce_cell, coerce_group
+from experiments.parts_checker import PartsChecker
+from experiments.schema import coerce_cell, coerce_group
 from fanin.errors import ConfigError
 
 
@@ -139,7 +140,7 @@ def test_a_target_of_the_wrong_type_is_refused(group):
         ({"_target_": "torch.nn.GELU", "approximate": "exactly"}, "approximate"),
         ({"_target_": "torch.nn.Flatten"}, "shape"),
         ({"_target_": "torch.nn.Hardtanh", "min_val": 2.0, "max_val": 1.0}, "max_val"),
-        ({"_target_": "os.getcwd"}, "expected a Module"),
+        ({"_target_": "os.getcwd"}, "expected a torch.nn.Module class"),
     ],
 )
 def test_an_activation_is_called_before_the_sweep_runs(node, message):
