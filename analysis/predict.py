@@ -122,9 +122,10 @@ def build_certificate(
 
     model, inputs, labels, cell = _network(config, images)
     resolve_moments(model, cell.init)  # raises if the init declares no moments
+    messages: list[str] = []
     while True:
         try:
-            return certify(
+            certificate = certify(
                 *(model, inputs),
                 init=cell.init,
                 theories=theories,
@@ -134,11 +135,15 @@ def build_certificate(
                 max_images=None,
             )
         except UnpredictableLayer as error:
-            if len(theories) == 1:
+            if len(theories) == 1:  # this error says enough
                 raise
             skipped = error.theory or theories[-1]
-            print(f"Skipped theory {skipped}: {error}", file=sys.stderr)
+            messages.append(f"Skipped theory {skipped}: {error}")
             theories = tuple(theory for theory in theories if theory != skipped)
+        else:
+            for message in messages:
+                print(message, file=sys.stderr)
+            return certificate
 
 
 def _network(config: dict[str, Any], images: int) -> tuple[nn.Module, Tensor, Tensor, Cell]:

@@ -16,7 +16,7 @@ from experiments.data import Dataset
 from experiments.inputs import calibration_images, prepared, probe_images
 from experiments.result import CellResult
 from experiments.scaling import FittedScaling
-from experiments.schema import Cell, build_cell
+from experiments.schema import Cell, build_cell, probe_quantities
 from experiments.training.checkpoint import CellCheckpoint, Checkpointer, TrainState
 from experiments.training.engines import TrainSpec
 from experiments.training.evaluate import evaluate
@@ -189,6 +189,7 @@ class CellRun:
                 with_sharpness=settings.sharpness,
                 with_layer_sharpness=settings.layer_sharpness,
                 tensors=settings.tensors,
+                quantities=probe_quantities(settings.quantities),
             )
 
     def train_spec(self) -> TrainSpec:

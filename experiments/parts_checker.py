@@ -13,11 +13,12 @@ from torch.func import functional_call
 
 from experiments.config.groups import SHAPE_GROUPS
 from experiments.config.instantiate import TARGET
-from experiments.schema import Cell, build_cell
+from experiments.schema import Cell, build_cell, probe_quantities
 from experiments.user_code import user_code_error
 from fanin.errors import ConfigError, FaninError, FaninWarning, suggest
 from fanin.inits import weight_layers
 from fanin.models import ModuleModel, dropout_masks
+from fanin.probes.measure import measure
 
 N_IMAGES = 3  # batch normalization needs at least two
 MAX_NAMES = 3  # in a message
@@ -52,7 +53,7 @@ def _weight_layers(cell: Cell, config: Mapping[str, Any]) -> Mapping[str, nn.Mod
     """Build the network and return its weight layers; run it if the user has written parts."""
     is_own = isinstance(cell.model, ModuleModel) or not _is_in_fanin(cell.model)
     try:
-        if not (is_own or cell.objective.is_custom):
+        if not (is_own or cell.objective.is_custom or cell.probe.quantities):
             with torch.device("meta"):
                 return weight_layers(cell.network())
         with torch.random.fork_rng(devices=[]):
@@ -91,6 +92,20 @@ def _run(cell: Cell, network: nn.Module, config: Mapping[str, Any]) -> None:
     _run_loss(cell, logits, parameters)
     with torch.no_grad():
         network.eval()(x)
+    _run_quantities(cell, network, x)
+
+
+def _run_quantities(cell: Cell, network: nn.Module, x: Tensor) -> None:
+    """Measure the network if the user has added quantities."""
+    if not cell.probe.quantities:
+        return
+    cotangent = torch.ones(N_IMAGES, cell.objective.n_outputs)
+    try:
+        measure(network, x, cotangent, quantities=probe_quantities(cell.probe.quantities))
+    except FaninError:
+        raise
+    except Exception as error:
+        raise user_code_error("probe.quantities", error) from error
 
 
 def _run_loss(cell: Cell, logits: Tensor, parameters: list[nn.Parameter]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from textwrap import indent
 from typing import Annotated, Any
@@ -42,6 +42,7 @@ from fanin.errors import ConfigError
 from fanin.inits import Init
 from fanin.losses import CustomLoss, Head, Loss, Objective, make_objective
 from fanin.models import Model
+from fanin.probes.measure import LayerQuantity
 from fanin.probes.settings import Probe
 from fanin.seeds import seeded
 
@@ -205,6 +206,12 @@ def with_seeds(coerced: dict[str, Any]) -> dict[str, Any]:
     seed = coerced["seed"]
     seeds = {key: coerced[key] for key in ("seed_weights", "seed_data")}
     return coerced | {key: seed if value is None else value for key, value in seeds.items()}
+
+
+def probe_quantities(names: Iterable[str]) -> dict[str, LayerQuantity]:
+    """Import the functions of `probe.quantities`; their names become values of `quantity`."""
+    key = "probe.quantities"
+    return {name.rpartition(".")[2]: locate({TARGET: name}, key) for name in names}
 
 
 def build_cell(config: Mapping[str, Any]) -> Cell:

@@ -14,6 +14,7 @@ BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
 HOW_TO = [
     *("certificate", "compare", "data", "diagnose"),
     "first-steps",
+    "own-code",
     "own-init",
     "report",
     "sweeps",

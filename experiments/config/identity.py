@@ -26,6 +26,7 @@ SCHEMA_VERSION = 2
 MIGRATIONS: tuple[tuple[str, Any], ...] = (
     ("init.per_group", False),
     ("init.layers.*.per_group", False),
+    ("probe.quantities", []),
 )
 
 SCALARS = (str, int, float, type(None))

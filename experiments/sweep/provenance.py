@@ -61,10 +61,15 @@ def user_modules(configs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
+PROBE = "fanin.probes.settings.Probe"
+
+
 def _targets(node: Any) -> Iterator[str]:
     if isinstance(node, Mapping):
         if TARGET in node:
             yield node[TARGET]
+        if node.get(TARGET) == PROBE:
+            yield from node.get("quantities", ())
         for value in node.values():
             yield from _targets(value)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fanin.errors import ConfigError
 from fanin.probes import moments
 from fanin.probes.sharpness import sharpness
 from fanin.probes.trace import LayerTrace, trace
@@ -21,6 +23,10 @@ TensorName = Literal["weight", "bias", "input", "preact", "act", "input_grad"]
 LAYER_COLUMNS = ("image", "layer", "layer_name", "quantity", "value")
 HISTOGRAM_COLUMNS = ("layer", "layer_name", "quantity", "left", "right", "count")
 TENSOR_COLUMNS = ("image", "layer", "layer_name", "quantity", "shape", "index", "value")
+
+
+LayerQuantity = Callable[[LayerTrace], Tensor | float]
+"""Quantity of a layer: a number for the probe set, or a tensor with one value per image."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ def measure(
     with_sharpness: bool = False,
     with_layer_sharpness: bool = False,
     tensors: tuple[TensorName, ...] = (),
+    quantities: Mapping[str, LayerQuantity] = MappingProxyType({}),
 ) -> ProbeTables:
     """Measure a network's layers, forward and backward, on a probe set.
 
@@ -103,6 +110,8 @@ def measure(
         Also measure the largest Hessian eigenvalue of each layer's weight (needs `losses`).
     tensors
         Tensors to record element by element (`input_grad` needs `losses`).
+    quantities
+        Further quantities of a layer, by name.
     """
     layers, logits = trace(model, images)
     table = LayerTable(single_images)
@@ -114,6 +123,8 @@ def measure(
 
     for number, layer in enumerate(layers, start=1):
         _add_forward(table, number, layer)
+        for quantity, function in quantities.items():
+            _add_quantity(table, number, layer, quantity, function)
         add_histogram(number, layer.name, "preact", layer.preactivation)
         if layer.activation is not None:
             add_histogram(number, layer.name, "act", layer.activation)
@@ -214,6 +225,22 @@ def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
             table.add(number, name, "dead_fraction", fraction, image)
         # A unit is dead on the probe set if it is inactive on every image.
         table.add_for_set(number, name, "dead_fraction", float(inactive.all(0).double().mean()))
+
+
+def _add_quantity(
+    table: LayerTable, number: int, layer: LayerTrace, quantity: str, function: LayerQuantity
+) -> None:
+    with torch.no_grad():
+        values = torch.as_tensor(function(layer)).double()
+    if values.ndim == 0:
+        table.add_for_set(number, layer.name, quantity, float(values))
+    elif values.shape == layer.input.shape[:1]:
+        table.add_per_image(number, layer.name, quantity, values)
+    else:
+        raise ConfigError(
+            f"probe.quantities: {quantity} must return a number, or one per image (shape "
+            f"{tuple(layer.input.shape[:1])}); got shape {tuple(values.shape)}"
+        )
 
 
 def _add_backward(

@@ -52,6 +52,8 @@ class Probe:
         Tensors to record element by element: `weight`, `bias`, and for each of `images` a layer's
         `input`, pre-activations (`preact`), activations (`act`) and `input_grad`, the gradient of
         the loss with respect to its input.
+    quantities
+        Your own quantities: dotted names of functions of a `LayerTrace`, such as `my.rank`.
 
     Raises
     ------
@@ -68,6 +70,7 @@ class Probe:
     sharpness: bool = False
     layer_sharpness: bool = False
     tensors: tuple[TensorName, ...] = ()
+    quantities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if any(image >= self.size for image in self.images):

@@ -86,6 +86,14 @@ def halving(step, total, times=3):
 
 def squared_relu(x):
     return torch.relu(x) ** 2
+
+
+def rank(layer):
+    return torch.linalg.matrix_rank(layer.module.weight)
+
+
+def largest(layer):
+    return layer.preactivation.flatten(1).abs().amax(1)
 """
 Module = Callable[[str], str]
 
@@ -256,6 +264,16 @@ def test_functions_are_schedules_and_activations(cell_config, nets):
     assert cell.activation()(torch.tensor([-1.0, 3.0])).tolist() == [0.0, 9.0]
 
 
+def test_a_function_of_a_layer_is_a_probe_quantity(cell_config, nets):
+    own = f"probe.quantities=[{nets}.rank,{nets}.largest]"
+    layers = run_cell(cell_config(*SMALL, *PROBE, "model=linear", own), CPU).tables["layers"]
+    rows = zip(layers["quantity"], layers["image"], layers["draw"], layers["value"], strict=True)
+    values = {(quantity, image, draw): value for quantity, image, draw, value in rows}
+    assert values["rank", -1, 1] == 10.0
+    assert values["largest", 0, 0] ** 2 >= values["preact_m2", 0, 0]
+    assert ("largest", -1, 0) in values
+
+
 # --- errors -----------------------------------------------------------------------------------
 
 MODEL = "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, n_outputs):\n"
@@ -274,13 +292,15 @@ FORWARD = BUILDS + "    def forward(self, x):\n"
         ),
         ("def Net(logits, targets):\n    return logits / 'a'\n", "loss", ":2: TypeError: "),
         ("def Net(logits, targets):\n    1 / 0\n", "loss", ":2: ZeroDivisionError: "),
+        ("def Net(layer): 1 / 0\n", "probe", ":1: ZeroDivisionError: "),
         ("import torch\n1 / 0\n", "model", ":2: ZeroDivisionError: division by zero"),
         ("import torchvisionn\n", "model", ":1: ModuleNotFoundError: No module named"),
     ],
 )
 def test_planning_names_file_and_line_in_one_line(module, tmp_path, capsys, text, key, message):
     name = module(text)
-    assert plan(tmp_path, f"{key}._target_={name}.Net", "seed=0,1") == 2
+    override = "probe.quantities=[{}.Net]" if key == "probe" else f"{key}._target_={{}}.Net"
+    assert plan(tmp_path, override.format(name), "seed=0,1") == 2
     error = capsys.readouterr().err
     assert f"{name}.py{message}" in error
     assert error.count("\n") == 1, error
