@@ -188,7 +188,7 @@ def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
         f"'{worst['suspect']}': {size(worst['largest'])}, with outputs of {size(worst['output'])} "
         "after the activation",
         cured.empty,
-        threshold="none",
+        threshold="0 suspects",
     )
 
 

@@ -252,7 +252,7 @@ def regression_claims(results: Results, criterion: Mapping[str, Any]) -> Iterato
         "none",
         f"{share(int((bad & below).sum()), int(below.sum()))} settings",
         not (bad & below).any(),
-        threshold="none",
+        threshold="0 settings",
     )
     parts = []
     for name in unclipped["activation"].astype(str).unique():

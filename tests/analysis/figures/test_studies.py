@@ -50,7 +50,7 @@ SMALLER = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def without_registered_sweep() -> Iterator[None]:
     """Give verdicts on the small sweeps of this module, which are not the registered ones."""
     with pytest.MonkeyPatch.context() as patch:
