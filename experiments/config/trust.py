@@ -75,7 +75,7 @@ def _is_own(target: str) -> bool:
         return False
     try:
         found = getattr(importlib.import_module(module_name), attribute, None)
-    except Exception:  # no such module
+    except ImportError:
         return False
     return inspect.isclass(found) and found.__module__.partition(".")[0] in OWN_PACKAGES
 

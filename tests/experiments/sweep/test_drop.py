@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -156,7 +157,7 @@ def test_it_lists_the_cells_and_asks(
 def test_it_needs_yes_if_nobody_can_answer(
     sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     refused(sweep, "optim.lr=0.01")
     assert "add --yes" in capsys.readouterr().err
 
