@@ -1,0 +1,221 @@
+"""`Graph` and `Node`: the operations of one forward pass, and their replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fanin.graph.errors import GraphError
+from fanin.graph.operations import operation_name, read_arguments
+from fanin.graph.structure import Entry, entries, map_structure
+
+Kind = Literal["input", "parameter", "buffer", "constant", "module", "function", "method"]
+
+
+@dataclass(eq=False, repr=False)
+class Node(Entry):
+    """One value of a graph: an input, a parameter, a constant, or the result of a call.
+
+    A value never changes. An operation in place is a node with a new value, and what reads the
+    tensor afterwards refers to this node.
+
+    Attributes
+    ----------
+    index
+        Position in `Graph.nodes`.
+    kind
+        `input`, `parameter`, `buffer`, `constant`, `module`, `function` or `method`.
+    target
+        The module or the function that is called; the tensor of a parameter, buffer or constant.
+        None for the input.
+    args, kwargs
+        Arguments of the call. Nodes stand for tensors, also inside tuples, lists and dictionaries.
+    path
+        Module path of the module that is called, or of the module in whose `forward` a function is
+        called; the name of a parameter or buffer.
+    line
+        The user's line, such as `net.py:34: x = x + y`; empty if the call is inside torch, as in
+        an `nn.Sequential`.
+    shape, dtype
+        Of the value; None for a call that returns several tensors. A node with
+        `operation == "item"` follows for each of them.
+    requires_grad
+        False if no gradient flows through the node: it follows a `detach`, runs in
+        `torch.no_grad()`, or has no differentiable input.
+    depends_on_images
+        False if the value is the same for all images.
+    is_random
+        True if the call draws random numbers.
+    mutates
+        Nodes whose tensors the call overwrites.
+    """
+
+    index: int
+    kind: Kind
+    target: Any
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] | None = None
+    path: str = ""
+    line: str = ""
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    requires_grad: bool = False
+    depends_on_images: bool = False
+    is_random: bool = False
+    mutates: tuple[Node, ...] = ()
+
+    @property
+    def operation(self) -> str:
+        """Name of the operation: the same for `x + y`, `x += y`, `torch.add(x, y)`.
+
+        Operations outside the table `OPERATIONS` have the name of the function or the class. A
+        node that is not a call has its kind.
+        """
+        is_call = self.kind in ("module", "function", "method")
+        return operation_name(self.target) if is_call else self.kind
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments by the names in `OPERATIONS`, however the user wrote the call.
+
+        Arguments of modules, such as `stride`, are read from the module.
+
+        Raises
+        ------
+        GraphError
+            The operation is not in `OPERATIONS`, or is called in an unusual way.
+        """
+        try:
+            return read_arguments(self.target, self.args, self.kwargs or {})
+        except TypeError as error:
+            raise GraphError(str(error), self.path, self.line) from error
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """Nodes in the arguments, in order, each once."""
+        nested = entries((self.args, self.kwargs or {}))
+        return tuple(dict.fromkeys(value for _, value in nested if isinstance(value, Node)))
+
+    def run(self, value_of: Callable[[Node], Any]) -> Any:
+        """Run the call on the values of its inputs, which are not overwritten."""
+        copies = {id(node): value_of(node).clone() for node in self.mutates}
+
+        def value(entry: Any) -> Any:
+            if not isinstance(entry, Node):
+                return entry
+            return copies[id(entry)] if id(entry) in copies else value_of(entry)
+
+        args, kwargs = map_structure(value, (self.args, self.kwargs or {}))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.requires_grad):
+            result = self.target(*args, **kwargs)
+        # Functions such as `x[:, 0] = y` return None.
+        return copies[id(self.mutates[0])] if result is None and self.mutates else result
+
+    def __repr__(self) -> str:
+        return f"%{self.index}"
+
+    def describe(self) -> str:
+        """Return one line: the index, operation, arguments, shape, path and the user's line."""
+        call = self.operation
+        if self.kind in ("module", "function", "method"):
+            named = (f"{key}={value!r}" for key, value in (self.kwargs or {}).items())
+            call += f"({', '.join((*map(repr, self.args), *named))})"
+        shape = "" if self.shape is None else f" {list(self.shape)}"
+        place = "  ".join(filter(None, (self.path, self.line)))
+        return f"%{self.index} = {call}{shape}  {place}".rstrip()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The operations of a model's forward pass.
+
+    Attributes
+    ----------
+    nodes
+        In the order in which they ran. Without operations on which the output does not depend.
+    output
+        Node of the output; a nested structure of nodes if the model returns several tensors.
+    value_reads
+        The user's lines at which Python code read the value of a tensor that depends on the images
+        or the weights, such as `if x.mean() > 0`. The graph is the same for the images that
+        `record` tried; it may differ for other weights.
+    """
+
+    nodes: tuple[Node, ...]
+    output: Any
+    value_reads: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> dict[str, Node]:
+        """Output nodes by name, such as `logits` or `0.hidden`; one output has the name ""."""
+        return {
+            ".".join(map(str, keys)): value
+            for keys, value in entries(self.output)
+            if isinstance(value, Node)
+        }
+
+    def replay(self, images: Float[Tensor, "image ..."]) -> Any:
+        """Run the nodes on images of the recorded shape.
+
+        Parameters, buffers and modes are those that the model has now. Buffers are not changed.
+
+        Returns
+        -------
+        Tensor or nested structure
+            The output, in the structure of `output`.
+        """
+        last_use = {node: consumer.index for consumer in self.nodes for node in consumer.inputs}
+        for _, node in entries(self.output):
+            if isinstance(node, Node):
+                last_use[node] = len(self.nodes)
+        values: dict[Node, Any] = {}
+        for node, value in self.run(images):
+            values[node] = value
+            for used in (*node.inputs, node):
+                if last_use.get(used, -1) <= node.index:
+                    values.pop(used, None)
+        return map_structure(
+            lambda entry: values[entry] if isinstance(entry, Node) else entry, self.output
+        )
+
+    def run(self, images: Float[Tensor, "image ..."]) -> Iterator[tuple[Node, Any]]:
+        """Run the nodes on images, and yield each with its value.
+
+        The caller keeps the values; they are freed here when no later node needs them.
+        """
+        last_use = {node: consumer.index for consumer in self.nodes for node in consumer.inputs}
+        values: dict[Node, Any] = {}
+        buffers = _buffers(self.nodes)
+        saved = [buffer.detach().clone() for buffer in buffers]
+        try:
+            for node in self.nodes:
+                if node.kind == "input":
+                    value = images
+                elif node.kind in ("parameter", "buffer", "constant"):
+                    value = node.target
+                else:
+                    value = node.run(values.__getitem__)
+                values[node] = value
+                yield node, value
+                for used in (*node.inputs, node):
+                    if last_use.get(used, -1) <= node.index:
+                        values.pop(used, None)
+        finally:
+            with torch.no_grad():
+                for buffer, before in zip(buffers, saved, strict=True):
+                    buffer.copy_(before)
+
+    def __str__(self) -> str:
+        lines = [node.describe() for node in self.nodes]
+        return "\n".join([*lines, f"output: {self.output!r}"])
+
+
+def _buffers(nodes: tuple[Node, ...]) -> list[Tensor]:
+    """Return the buffers of the modules that are called."""
+    modules = {node.target for node in nodes if isinstance(node.target, nn.Module)}
+    return [buffer for module in modules for buffer in module.buffers()]

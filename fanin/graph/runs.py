@@ -1,0 +1,94 @@
+"""Runs of a model from one state: plain, recorded and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fanin.graph.errors import GraphError
+from fanin.graph.graph import Graph, Node
+from fanin.graph.recorder import Recorder, Recording, ValueRead
+from fanin.graph.state import ModelState, RandomState
+from fanin.graph.structure import entries
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """Graph of a run, and the values of its nodes.
+
+    Attributes
+    ----------
+    graph
+        Without the nodes on which the output does not depend.
+    values
+        For each node its tensor and the tensor's version when the node was recorded; None for a
+        node of several tensors.
+    value_reads
+        Places where Python code read a value.
+    """
+
+    graph: Graph
+    values: list[tuple[Tensor, int] | None]
+    value_reads: list[ValueRead]
+
+
+class Runs:
+    """Runs of a model from the same state and with the same random numbers."""
+
+    def __init__(self, model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> None:
+        self._model = model
+        self._is_leaf = is_leaf
+        self._state = ModelState(model)
+        self._random = RandomState()
+
+    def _restored(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
+        try:
+            with torch.enable_grad():
+                return function(images.detach().clone().requires_grad_().clone())
+        finally:
+            self._state.restore()
+            self._random.restore()
+
+    def run(self, images: Tensor) -> Any:
+        """Return the model's output."""
+        return self._restored(self._model, images)
+
+    def replay(self, graph: Graph, images: Tensor) -> list[Any]:
+        """Return the values of all nodes."""
+        return self._restored(lambda x: [value for _, value in graph.run(x)], images)
+
+    def record(self, images: Tensor) -> RecordedRun:
+        """Return the graph without the nodes that do not affect the output."""
+        recorder = Recorder(self._model, self._is_leaf)
+        try:
+            recording = self._restored(recorder.run, images)
+        except GraphError:
+            raise
+        except Exception as error:
+            raise GraphError(
+                f"its forward pass raises {type(error).__name__}: {error}", recorder.failed_path
+            ) from error
+        return _prune(recording)
+
+
+def _prune(recording: Recording) -> RecordedRun:
+    outputs = [node for _, node in entries(recording.output) if isinstance(node, Node)]
+    if not outputs:
+        raise GraphError("it returns no tensor")
+    needed = {*outputs, recording.nodes[0]}
+    for node in reversed(recording.nodes):
+        if node in needed or node.is_random:  # each run must draw the same numbers
+            needed.add(node)
+            needed.update(node.inputs)
+    nodes = [node for node in recording.nodes if node in needed]
+    values = [recording.values.get(node.index) for node in nodes]
+    for index, node in enumerate(nodes):
+        node.index = index
+    reads = recording.value_reads
+    lines = tuple(dict.fromkeys(read.line or read.function for read in reads))
+    graph = Graph(tuple(nodes), recording.output, lines)
+    return RecordedRun(graph, values, reads)

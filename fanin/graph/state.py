@@ -1,0 +1,89 @@
+"""State of a model and of the random generators, to restore after a run."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+CONTAINERS = (dict, OrderedDict, list, set)
+
+
+class ModelState:
+    """Snapshot of the modules' attributes, hooks, modes, parameters, buffers and gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._attributes: list[tuple[nn.Module, dict[str, Any]]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._tensors: dict[int, tuple[Tensor, int, Tensor, Tensor | None, bool]] = {}
+        for module in model.modules():
+            self._attributes.append((module, dict(vars(module))))
+            for value in vars(module).values():
+                if type(value) in CONTAINERS:
+                    self._containers.append((value, value.copy()))
+                self._add_tensors(value)
+
+    def _add_tensors(self, value: Any) -> None:
+        values = list(value.values()) if isinstance(value, dict) else [value]
+        for tensor in values:
+            if isinstance(tensor, Tensor) and id(tensor) not in self._tensors:
+                copy = tensor.detach().clone()
+                grad = tensor.grad if tensor.is_leaf else None
+                entry = (tensor, tensor._version, copy, grad, tensor.requires_grad)
+                self._tensors[id(tensor)] = entry
+
+    def restore(self) -> None:
+        """Undo all changes since the snapshot, also those of values in place."""
+        for module, attributes in self._attributes:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for container, copy in self._containers:
+            if isinstance(container, list):
+                container[:] = copy
+            else:
+                container.clear()
+                container.update(copy)
+        for key, (tensor, version, copy, grad, requires_grad) in self._tensors.items():
+            if tensor._version != version:
+                with torch.no_grad():
+                    tensor.copy_(copy)
+                self._tensors[key] = (tensor, tensor._version, copy, grad, requires_grad)
+            if tensor.is_leaf:
+                if tensor.requires_grad != requires_grad:
+                    tensor.requires_grad_(requires_grad)
+                if tensor.grad is not grad:
+                    tensor.grad = grad
+
+
+class RandomState:
+    """Snapshot of the global generators of torch, numpy and Python."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+        self._torch = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def restore(self) -> None:
+        """Set the generators to the snapshot."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)  # noqa: NPY002
+        torch.set_rng_state(self._torch)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+    def torch_differs(self, other: RandomState) -> bool:
+        """Return True if one of torch's generators drew numbers between two snapshots."""
+        return not torch.equal(self._torch, other._torch) or any(
+            not torch.equal(a, b) for a, b in zip(self._cuda, other._cuda, strict=True)
+        )
+
+    def python_differs(self, other: RandomState) -> bool:
+        """Return True if Python's or numpy's generator drew numbers between two snapshots."""
+        a, b = self._numpy["state"], other._numpy["state"]
+        same = a["pos"] == b["pos"] and np.array_equal(a["key"], b["key"])
+        return self._python != other._python or not same
