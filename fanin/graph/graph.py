@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fanin.graph.errors import GraphError
 from fanin.graph.operations import operation_name, read_arguments
+from fanin.graph.state import copied_buffers
 from fanin.graph.structure import Entry, entries, map_structure
 
 Kind = Literal["input", "parameter", "buffer", "constant", "module", "function", "method"]
@@ -103,7 +104,9 @@ class Node(Entry):
 
     def run(self, value_of: Callable[[Node], Any]) -> Any:
         """Run the call on the values of its inputs, which are not overwritten."""
-        copies = {id(node): value_of(node).clone() for node in self.mutates}
+        # Batch normalization changes buffers without increasing their version.
+        changed = (*self.mutates, *(node for node in self.inputs if node.kind == "buffer"))
+        copies = {id(node): value_of(node).clone() for node in changed}
 
         def value(entry: Any) -> Any:
             if not isinstance(entry, Node):
@@ -112,7 +115,11 @@ class Node(Entry):
 
         args, kwargs = map_structure(value, (self.args, self.kwargs or {}))
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.requires_grad):
-            result = self.target(*args, **kwargs)
+            if isinstance(self.target, nn.Module):
+                with copied_buffers(self.target):  # batch normalization updates its statistics
+                    result = self.target(*args, **kwargs)
+            else:
+                result = self.target(*args, **kwargs)
         # Functions such as `x[:, 0] = y` return None.
         return copies[id(self.mutates[0])] if result is None and self.mutates else result
 
@@ -169,16 +176,8 @@ class Graph:
         Tensor or nested structure
             The output, in the structure of `output`.
         """
-        last_use = {node: consumer.index for consumer in self.nodes for node in consumer.inputs}
-        for _, node in entries(self.output):
-            if isinstance(node, Node):
-                last_use[node] = len(self.nodes)
-        values: dict[Node, Any] = {}
-        for node, value in self.run(images):
-            values[node] = value
-            for used in (*node.inputs, node):
-                if last_use.get(used, -1) <= node.index:
-                    values.pop(used, None)
+        outputs = set(self.outputs.values())
+        values = {node: value for node, value in self.run(images) if node in outputs}
         return map_structure(
             lambda entry: values[entry] if isinstance(entry, Node) else entry, self.output
         )
@@ -186,36 +185,22 @@ class Graph:
     def run(self, images: Float[Tensor, "image ..."]) -> Iterator[tuple[Node, Any]]:
         """Run the nodes on images, and yield each with its value.
 
-        The caller keeps the values; they are freed here when no later node needs them.
+        A value is freed after its last use, unless the caller keeps it.
         """
         last_use = {node: consumer.index for consumer in self.nodes for node in consumer.inputs}
         values: dict[Node, Any] = {}
-        buffers = _buffers(self.nodes)
-        saved = [buffer.detach().clone() for buffer in buffers]
-        try:
-            for node in self.nodes:
-                if node.kind == "input":
-                    value = images
-                elif node.kind in ("parameter", "buffer", "constant"):
-                    value = node.target
-                else:
-                    value = node.run(values.__getitem__)
-                values[node] = value
-                yield node, value
-                for used in (*node.inputs, node):
-                    if last_use.get(used, -1) <= node.index:
-                        values.pop(used, None)
-        finally:
-            with torch.no_grad():
-                for buffer, before in zip(buffers, saved, strict=True):
-                    buffer.copy_(before)
+        for node in self.nodes:
+            if node.kind == "input":
+                values[node] = images
+            elif node.kind in ("parameter", "buffer", "constant"):
+                values[node] = node.target
+            else:
+                values[node] = node.run(values.__getitem__)
+            yield node, values[node]
+            for used in (*node.inputs, node):
+                if last_use.get(used, -1) <= node.index:
+                    values.pop(used, None)
 
     def __str__(self) -> str:
         lines = [node.describe() for node in self.nodes]
         return "\n".join([*lines, f"output: {self.output!r}"])
-
-
-def _buffers(nodes: tuple[Node, ...]) -> list[Tensor]:
-    """Return the buffers of the modules that are called."""
-    modules = {node.target for node in nodes if isinstance(node.target, nn.Module)}
-    return [buffer for module in modules for buffer in module.buffers()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,14 +78,15 @@ class Recorder(TorchFunctionMode):
     on modules that are created in `forward`, and would not show a module's keyword arguments.
     """
 
-    def __init__(self, model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> None:
+    def __init__(
+        self, model: nn.Module, is_leaf: Callable[[nn.Module], bool], buffers: Mapping[str, Tensor]
+    ) -> None:
         super().__init__()
         self._model = model
         self._is_leaf = is_leaf
         self._paths = {id(module): name for name, module in model.named_modules()}
+        self._buffers = buffers
         self._names: dict[int, tuple[str, Kind]] = {}
-        for name, buffer in model.named_buffers():
-            self._names[id(buffer)] = (name, "buffer")
         for name, parameter in model.named_parameters():
             self._names[id(parameter)] = (name, "parameter")
         self._recording = Recording()
@@ -99,7 +100,12 @@ class Recorder(TorchFunctionMode):
         self.failed_path = ""  # of the innermost module in which an exception was raised
 
     def run(self, images: Tensor) -> Recording:
-        """Run the model on images that require gradients, and return the record."""
+        """Run the model on images that require gradients, and return the record.
+
+        The model has copies of its buffers; the nodes refer to the buffers themselves.
+        """
+        for name, buffer in self._model.named_buffers():
+            self._names[id(buffer)] = (name, "buffer")
         node = Node(-1, "input", None, requires_grad=True, depends_on_images=True)
         self._tensors.add(images, self._add(node, images))
         self._random = RandomState()
@@ -332,7 +338,8 @@ class Recorder(TorchFunctionMode):
         """Add a node for a tensor that no recorded call computed."""
         if id(tensor) in self._names:
             name, kind = self._names[id(tensor)]
-            node = Node(-1, kind, tensor, path=name, requires_grad=tensor.requires_grad)
+            target = self._buffers[name] if kind == "buffer" else tensor
+            node = Node(-1, kind, target, path=name, requires_grad=tensor.requires_grad)
             return self._add(node, tensor)
         if isinstance(tensor.grad_fn, BackwardCFunction):
             self._reject_custom(type(tensor.grad_fn).__name__.removesuffix("Backward"))

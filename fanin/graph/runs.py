@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fanin.graph.errors import GraphError
 from fanin.graph.graph import Graph, Node
 from fanin.graph.recorder import Recorder, Recording, ValueRead
-from fanin.graph.state import ModelState, RandomState
+from fanin.graph.state import ModelState, RandomState, copied_buffers
 from fanin.graph.structure import entries
 
 
@@ -44,10 +44,11 @@ class Runs:
         self._is_leaf = is_leaf
         self._state = ModelState(model)
         self._random = RandomState()
+        self._buffers = dict(model.named_buffers())
 
     def _restored(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), copied_buffers(self._model):
                 return function(images.detach().clone().requires_grad_().clone())
         finally:
             self._state.restore()
@@ -63,7 +64,7 @@ class Runs:
 
     def record(self, images: Tensor) -> RecordedRun:
         """Return the graph without the nodes that do not affect the output."""
-        recorder = Recorder(self._model, self._is_leaf)
+        recorder = Recorder(self._model, self._is_leaf, self._buffers)
         try:
             recording = self._restored(recorder.run, images)
         except GraphError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,28 @@ from torch import Tensor, nn
 CONTAINERS = (dict, OrderedDict, list, set)
 
 
+@contextmanager
+def copied_buffers(model: nn.Module) -> Iterator[None]:
+    """Replace the buffers of a model by copies in this context.
+
+    To restore the values in place would break a backward pass that has saved the buffers.
+    """
+    saved = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    copies: dict[int, Tensor] = {}
+    for buffers, originals in saved:
+        for name, buffer in originals.items():
+            if buffer is not None:
+                buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+    try:
+        yield
+    finally:
+        for buffers, originals in saved:
+            buffers.clear()
+            buffers.update(originals)
+
+
 class ModelState:
-    """Snapshot of the modules' attributes, hooks, modes, parameters, buffers and gradients."""
+    """Snapshot of the modules' attributes, hooks, modes, parameters and gradients."""
 
     def __init__(self, model: nn.Module) -> None:
         self._attributes: list[tuple[nn.Module, dict[str, Any]]] = []
