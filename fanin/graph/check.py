@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fanin.graph.errors import GraphError
 from fanin.graph.graph import Node
 from fanin.graph.runs import RecordedRun, Runs
+from fanin.graph.source import error_line
 from fanin.graph.structure import entries
 
 
@@ -37,7 +38,8 @@ def check_on(runs: Runs, recorded: RecordedRun, images: Tensor, situation: str) 
         output = runs.run(images)
     except Exception as error:
         raise GraphError(
-            f"{situation}, model(images) raises {type(error).__name__}: {error}"
+            f"{situation}, model(images) raises {type(error).__name__}: {error}",
+            line=error_line(error),
         ) from error
     again = runs.record(images)
     _Comparison(recorded, again, situation).check_nodes()

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fanin.errors import InputError
 from fanin.graph.errors import GraphError
 from fanin.graph.operations import operation_name, read_arguments
 from fanin.graph.state import copied_buffers
@@ -175,7 +176,18 @@ class Graph:
         -------
         Tensor or nested structure
             The output, in the structure of `output`.
+
+        Raises
+        ------
+        InputError
+            The images have another shape.
         """
+        expected = self.nodes[0].shape
+        if tuple(images.shape) != expected:
+            raise InputError(
+                f"images have shape {tuple(images.shape)}, and the graph was recorded for"
+                f" {expected}; record the model on the new images"
+            )
         outputs = set(self.outputs.values())
         values = {node: value for node, value in self.run(images) if node in outputs}
         return map_structure(

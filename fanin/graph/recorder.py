@@ -129,10 +129,12 @@ class Recorder(TorchFunctionMode):
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != thread or self._is_paused:
                 return original(module, *args, **kwargs)
+            if self._error is not None:  # the model's own `try` has caught it
+                raise self._error
             path = self._paths.get(id(module), self._path[-1])
             self._path.append(path)
             try:
-                if self._is_leaf(module):
+                if self._is_leaf(module) and self._has_own_weights(module):
                     return self._call_leaf(module, original, args, kwargs)
                 return original(module, *args, **kwargs)
             except Exception:
@@ -147,16 +149,14 @@ class Recorder(TorchFunctionMode):
         finally:
             nn.Module.__call__ = original  # type: ignore[method-assign]
 
+    def _has_own_weights(self, module: nn.Module) -> bool:
+        """Return False if `torch.func.functional_call` has replaced weights, or none are known."""
+        return all(id(parameter) in self._names for parameter in module.parameters())
+
     def _call_leaf(
         self, module: nn.Module, original: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         self._locate()
-        if any(id(parameter) not in self._names for parameter in module.parameters()):
-            self._fail(
-                f"the weights of a {type(module).__name__} are not in model.parameters(); create"
-                " the layer in __init__, and keep it in an attribute or an nn.ModuleList"
-            )
-
         self._is_paused = True
         try:
             run = partial(original, module, *args, **kwargs)
@@ -203,6 +203,8 @@ class Recorder(TorchFunctionMode):
             if name in VALUE_READS:
                 self._add_value_read(node, name)
             return result
+        for _, value in values:
+            self._check_tensor(value)
         if name in UNINITIALIZED:
             result.zero_()  # its memory has other values in each run
         node.mutates = tuple(dict.fromkeys(references[i] for i in changed))
@@ -294,12 +296,17 @@ class Recorder(TorchFunctionMode):
     def _add_overwrite(
         self, old: Node, new: Node, place: Geometry, new_place: Geometry, tensor: Tensor
     ) -> Node:
+        if old.kind == new.kind == "constant":
+            return self._add_constant(overwrite(old.target, new.target, place, new_place))
         node = Node(
             *(-1, "function", overwrite, (old, new, place, new_place), {}),
             path=self._path[-1],
             line=self._source.line,
         )
-        return self._finish(node, "", tensor)
+        self._finish(node, "", tensor)
+        # The tensor may have been changed several times since: it has the value of the last node.
+        del self._recording.values[node.index]
+        return node
 
     def _recompute(
         self,
@@ -329,8 +336,9 @@ class Recorder(TorchFunctionMode):
             self._tensors.add(value, node)
         elif value.requires_grad and not node.requires_grad:
             self._fail(
-                "a tensor was changed in place through .data or .detach(), so its gradient is that"
-                " of other values; use a new tensor"
+                "it changes a tensor in place through .data or .detach(), so the gradient is that"
+                " of other values; use a new tensor",
+                node,
             )
         return node
 
@@ -350,8 +358,9 @@ class Recorder(TorchFunctionMode):
             )
         if isinstance(tensor, nn.Parameter) or tensor.requires_grad:
             self._fail(
-                f"a weight of shape {tuple(tensor.shape)} is not in model.parameters(); assign an"
-                " nn.Parameter to an attribute of the module in __init__"
+                f"a weight of shape {tuple(tensor.shape)} is not in model.parameters(); create the"
+                " layer or nn.Parameter in __init__, and keep it in an attribute, an nn.ModuleList"
+                " or an nn.ParameterList"
             )
         return self._add_constant(tensor)
 
@@ -360,8 +369,10 @@ class Recorder(TorchFunctionMode):
     def _locate(self) -> None:
         self._source = find_source(sys._getframe(2), Recorder._call_output.__code__)
 
-    def _fail(self, reason: str) -> NoReturn:
-        self._error = GraphError(reason, self._path[-1], self._source.line)
+    def _fail(self, reason: str, node: Node | None = None) -> NoReturn:
+        """Raise an error that names the current line, or that of a node."""
+        path, line = (self._path[-1], self._source.line) if node is None else (node.path, node.line)
+        self._error = GraphError(reason, path, line)
         raise self._error
 
     def _reject_custom(self, name: str) -> NoReturn:
@@ -379,17 +390,24 @@ class Recorder(TorchFunctionMode):
                     "it draws from a torch.Generator of its own, so each run draws other numbers;"
                     " use the global generator, or call model.eval()"
                 )
-            if not isinstance(value, Tensor):
-                continue
-            if value.is_inference():
-                self._fail("it runs in torch.inference_mode(); use torch.no_grad() instead")
-            if value.layout != torch.strided:
-                self._fail(f"a tensor of layout {value.layout} is not supported")
-            if torch.is_autocast_enabled(value.device.type):
+            if isinstance(value, Tensor):
+                self._check_tensor(value)
+            if isinstance(value, Tensor) and torch.is_autocast_enabled(value.device.type):
                 self._fail(
                     "it runs under torch.autocast, which is not supported; record and predict the"
                     " model without autocast, with images and weights of one dtype"
                 )
+
+    def _check_tensor(self, tensor: Tensor) -> None:
+        if tensor.is_inference():
+            self._fail("it runs in torch.inference_mode(); use torch.no_grad() instead")
+        try:
+            memory(tensor)
+        except NotImplementedError:
+            self._fail(
+                f"{type(tensor).__name__} without strides is not supported: a sparse tensor, or one"
+                " inside torch.vmap or another transformation of torch.func"
+            )
 
     def _check_random(self, node: Node) -> None:
         before, self._random = self._random, RandomState()

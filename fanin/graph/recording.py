@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -65,9 +66,9 @@ def record(
     _check_supported(model)
     images = to_images(images)
     runs = Runs(model, is_leaf)
-    graph = runs.record(images)
-    check(runs, graph, images)
-    return graph.graph
+    recorded = replace(runs.record(images), values=[])  # frees the memory of the values
+    check(runs, recorded, images)
+    return recorded.graph
 
 
 def _check_supported(model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fanin.graph.errors import GraphError
 from fanin.graph.graph import Graph, Node
 from fanin.graph.recorder import Recorder, Recording, ValueRead
+from fanin.graph.source import error_line
 from fanin.graph.state import ModelState, RandomState, copied_buffers
 from fanin.graph.structure import entries
 
@@ -71,7 +72,9 @@ class Runs:
             raise
         except Exception as error:
             raise GraphError(
-                f"its forward pass raises {type(error).__name__}: {error}", recorder.failed_path
+                f"its forward pass raises {type(error).__name__}: {error}",
+                recorder.failed_path,
+                error_line(error),
             ) from error
         return _prune(recording)
 

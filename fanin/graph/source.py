@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
@@ -38,10 +39,7 @@ class Source:
     @property
     def line(self) -> str:
         """Return the file name, the line number and the line."""
-        if not self.file:
-            return ""
-        text = linecache.getline(self.file, self.number).strip()
-        return f"{Path(self.file).name}:{self.number}: {text}".removesuffix(": ")
+        return _format(self.file, self.number) if self.file else ""
 
 
 def find_source(frame: FrameType | None, outermost: CodeType) -> Source:
@@ -59,3 +57,18 @@ def find_source(frame: FrameType | None, outermost: CodeType) -> Source:
             file, number = code.co_filename, frame.f_lineno
         frame = frame.f_back
     return Source(file, number, custom_function, in_checkpoint)
+
+
+def error_line(error: BaseException) -> str:
+    """Return the innermost line outside torch and this package at which an error was raised."""
+    line = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not file.startswith(OWN_FOLDERS):
+            line = _format(file, number)
+    return line
+
+
+def _format(file: str, number: int) -> str:
+    text = linecache.getline(file, number).strip()
+    return f"{Path(file).name}:{number}: {text}".removesuffix(": ")
