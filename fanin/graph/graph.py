@@ -150,8 +150,10 @@ class Graph:
         Node of the output; a nested structure of nodes if the model returns several tensors.
     value_reads
         The user's lines at which Python code read the value of a tensor that depends on the images
-        or the weights, such as `if x.mean() > 0`. The graph is the same for the images that
-        `record` tried; it may differ for other weights.
+        or the weights, such as `assert x.isfinite().all()`. `record` has tried other images and
+        other values there, and the graph was the same. Code that compares a weight with a number,
+        or an activation with a number that is a thousand times larger, may still compute something
+        else for other weights.
     """
 
     nodes: tuple[Node, ...]

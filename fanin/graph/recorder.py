@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
+from fanin.graph import refusals
 from fanin.graph.errors import GraphError
 from fanin.graph.graph import Kind, Node
 from fanin.graph.operations import function_name
@@ -46,6 +46,23 @@ class ValueRead:
     line: str
     path: str
     function: str
+    depends_on_images: bool
+
+
+@dataclass(frozen=True)
+class Alteration:
+    """Another value for the first read at one place, to find out if the graph depends on it."""
+
+    read: ValueRead
+    sign: int
+
+    def apply(self, value: Any) -> Any:
+        """Return the opposite of a bool, the next integer, or a much larger float."""
+        if isinstance(value, bool):
+            return not value
+        if isinstance(value, int):
+            return value + self.sign
+        return self.sign * 1e3 * (1 + abs(value)) if isinstance(value, float) else value
 
 
 @dataclass
@@ -79,13 +96,19 @@ class Recorder(TorchFunctionMode):
     """
 
     def __init__(
-        self, model: nn.Module, is_leaf: Callable[[nn.Module], bool], buffers: Mapping[str, Tensor]
+        self,
+        model: nn.Module,
+        is_leaf: Callable[[nn.Module], bool],
+        buffers: Mapping[str, Tensor],
+        alteration: Alteration | None = None,
     ) -> None:
         super().__init__()
         self._model = model
         self._is_leaf = is_leaf
         self._paths = {id(module): name for name, module in model.named_modules()}
         self._buffers = buffers
+        self._alteration = alteration
+        self._modes = {id(module): module.training for module in model.modules()}
         self._names: dict[int, tuple[str, Kind]] = {}
         for name, parameter in model.named_parameters():
             self._names[id(parameter)] = (name, "parameter")
@@ -157,6 +180,8 @@ class Recorder(TorchFunctionMode):
         self, module: nn.Module, original: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         self._locate()
+        if module.training != self._modes.get(id(module), module.training):
+            self._fail("forward sets its mode; call model.train() or model.eval() before")
         self._is_paused = True
         try:
             run = partial(original, module, *args, **kwargs)
@@ -189,7 +214,8 @@ class Recorder(TorchFunctionMode):
         self, kind: Kind, target: Any, args: Any, kwargs: Any, run: Callable[[], Any]
     ) -> Any:
         """Run a call, and add its nodes."""
-        self._check_call((args, kwargs))
+        self._check(refusals.custom_function(self._source.custom_function))
+        self._check(refusals.arguments((args, kwargs)))
         tensors = [value for _, value in entries((args, kwargs)) if isinstance(value, Tensor)]
         references = [self._reference(tensor) for tensor in tensors]
         versions = [tensor._version for tensor in tensors]
@@ -200,18 +226,16 @@ class Recorder(TorchFunctionMode):
         values = [(keys, v) for keys, v in entries(result) if isinstance(v, Tensor)]
         name = "" if kind == "module" else function_name(target)
         if not values and not changed:
-            if name in VALUE_READS:
-                self._add_value_read(node, name)
-            return result
+            return self._read_value(node, name, result) if name in VALUE_READS else result
         for _, value in values:
-            self._check_tensor(value)
+            self._check(refusals.tensor(value))
         if name in UNINITIALIZED:
             result.zero_()  # its memory has other values in each run
         node.mutates = tuple(dict.fromkeys(references[i] for i in changed))
         overwritten = [tensors[i] for i in changed]
         if not values or any(result is tensor for tensor in overwritten):
             tensor = overwritten[0] if not values else result
-            self._check_change(tensor)
+            self._check(refusals.change(tensor, self._source.in_checkpoint))
             self._tensors.change(tensor, self._finish(node, name, tensor))
             return result
         if isinstance(result, Tensor) and any(map(partial(_is_same, result), tensors)):
@@ -282,16 +306,24 @@ class Recorder(TorchFunctionMode):
             Node(-1, "constant", target, path=self._path[-1], line=self._source.line), target
         )
 
-    def _add_value_read(self, node: Node, name: str) -> None:
+    def _read_value(self, node: Node, name: str, value: Any) -> Any:
+        """Record that Python code reads a value, and return it."""
         inputs = node.inputs
         if all(entry.kind == "constant" for entry in inputs):
-            return
-        if any(n in self._drawn for n in inputs) and not any(n.depends_on_images for n in inputs):
+            return value
+        depends_on_images = any(entry.depends_on_images for entry in inputs)
+        if any(entry in self._drawn for entry in inputs) and not depends_on_images:
             self._fail(
                 "Python code reads a random number, so each run may compute something else; call"
                 " model.eval()"
             )
-        self._recording.value_reads.append(ValueRead(node.line, node.path, name))
+        read = ValueRead(node.line, node.path, name, depends_on_images)
+        self._recording.value_reads.append(read)
+        alteration = self._alteration
+        if alteration is None or alteration.read != read:
+            return value
+        self._alteration = None  # once, so that each loop ends
+        return alteration.apply(value)
 
     def _add_overwrite(
         self, old: Node, new: Node, place: Geometry, new_place: Geometry, tensor: Tensor
@@ -349,19 +381,7 @@ class Recorder(TorchFunctionMode):
             target = self._buffers[name] if kind == "buffer" else tensor
             node = Node(-1, kind, target, path=name, requires_grad=tensor.requires_grad)
             return self._add(node, tensor)
-        if isinstance(tensor.grad_fn, BackwardCFunction):
-            self._reject_custom(type(tensor.grad_fn).__name__.removesuffix("Backward"))
-        if tensor.grad_fn is not None:
-            self._fail(
-                "a tensor comes from code that cannot be recorded, such as a scripted function or"
-                " a C++ extension; write it with torch functions"
-            )
-        if isinstance(tensor, nn.Parameter) or tensor.requires_grad:
-            self._fail(
-                f"a weight of shape {tuple(tensor.shape)} is not in model.parameters(); create the"
-                " layer or nn.Parameter in __init__, and keep it in an attribute, an nn.ModuleList"
-                " or an nn.ParameterList"
-            )
+        self._check(refusals.unknown_tensor(tensor))
         return self._add_constant(tensor)
 
     # --- checks ---------------------------------------------------------------------------------
@@ -375,56 +395,14 @@ class Recorder(TorchFunctionMode):
         self._error = GraphError(reason, path, line)
         raise self._error
 
-    def _reject_custom(self, name: str) -> NoReturn:
-        self._fail(
-            f"{name} is a torch.autograd.Function with a backward of its own, which is not"
-            " supported; write it with torch functions, or pass is_leaf=... for its module"
-        )
-
-    def _check_call(self, arguments: Any) -> None:
-        if self._source.custom_function:
-            self._reject_custom(self._source.custom_function)
-        for _, value in entries(arguments):
-            if isinstance(value, torch.Generator):
-                self._fail(
-                    "it draws from a torch.Generator of its own, so each run draws other numbers;"
-                    " use the global generator, or call model.eval()"
-                )
-            if isinstance(value, Tensor):
-                self._check_tensor(value)
-            if isinstance(value, Tensor) and torch.is_autocast_enabled(value.device.type):
-                self._fail(
-                    "it runs under torch.autocast, which is not supported; record and predict the"
-                    " model without autocast, with images and weights of one dtype"
-                )
-
-    def _check_tensor(self, tensor: Tensor) -> None:
-        if tensor.is_inference():
-            self._fail("it runs in torch.inference_mode(); use torch.no_grad() instead")
-        try:
-            memory(tensor)
-        except NotImplementedError:
-            self._fail(
-                f"{type(tensor).__name__} without strides is not supported: a sparse tensor, or one"
-                " inside torch.vmap or another transformation of torch.func"
-            )
+    def _check(self, reason: str | None) -> None:
+        if reason is not None:
+            self._fail(reason)
 
     def _check_random(self, node: Node) -> None:
         before, self._random = self._random, RandomState()
-        if before.python_differs(self._random):
-            self._fail(
-                "forward draws numbers from Python's random or numpy.random, so each run may"
-                " compute something else; call model.eval(), or draw them with torch"
-            )
+        self._check(refusals.PYTHON_RANDOM if before.python_differs(self._random) else None)
         node.is_random = before.torch_differs(self._random)
-
-    def _check_change(self, tensor: Tensor) -> None:
-        is_hidden = not torch.is_grad_enabled() and not self._source.in_checkpoint
-        if is_hidden and tensor.requires_grad:
-            self._fail(
-                "a tensor is changed in place inside torch.no_grad(), so its gradient is that of"
-                " other values; use a new tensor"
-            )
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:

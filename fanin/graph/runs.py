@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fanin.graph.errors import GraphError
 from fanin.graph.graph import Graph, Node
-from fanin.graph.recorder import Recorder, Recording, ValueRead
+from fanin.graph.recorder import Alteration, Recorder, Recording, ValueRead
 from fanin.graph.source import error_line
 from fanin.graph.state import ModelState, RandomState, copied_buffers
 from fanin.graph.structure import entries
@@ -63,9 +63,9 @@ class Runs:
         """Return the values of all nodes."""
         return self._restored(lambda x: [value for _, value in graph.run(x)], images)
 
-    def record(self, images: Tensor) -> RecordedRun:
+    def record(self, images: Tensor, alteration: Alteration | None = None) -> RecordedRun:
         """Return the graph without the nodes that do not affect the output."""
-        recorder = Recorder(self._model, self._is_leaf, self._buffers)
+        recorder = Recorder(self._model, self._is_leaf, self._buffers, alteration)
         try:
             recording = self._restored(recorder.run, images)
         except GraphError:

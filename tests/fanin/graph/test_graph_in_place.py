@@ -58,8 +58,7 @@ def gradient(function, images: Tensor) -> Tensor | None:
     x = images.clone().requires_grad_()
     try:
         return torch.autograd.grad(function(x).sum(), x)[0]
-    except RuntimeError as error:
-        assert "modified by an inplace operation" in str(error)
+    except RuntimeError:
         return None
 
 

@@ -69,11 +69,14 @@ def loop(x):
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (branch, r"runs in the place of .* if x.mean\(\) > 0: \(bool\); use .*torch.where"),
-        (scale_by_item, r"an argument of div is .* largest = x.abs\(\).max\(\).item\(\) \(item\)"),
+        (branch, r"for another value, .* if x.mean\(\) > 0: \(bool\); use .*torch.where"),
+        (
+            scale_by_item,
+            r"for another value, an argument of div is .* largest = x.abs\(\).max\(\).item\(\) \(item\)",
+        ),
         (boolean_mask, r"the result of getitem has shape \(\d+,\) instead of"),
         (numpy_values, r"a tensor that was taken for a constant differs.* \(numpy\)"),
-        (loop, r"runs in the place of .* for _ in range\(.*\): \(int\)"),
+        (loop, r"for another value, .* for _ in range\(.*\): \(int\)"),
     ],
 )
 def test_values_that_depend_on_the_images(function, reason):
@@ -81,12 +84,6 @@ def test_values_that_depend_on_the_images(function, reason):
     assert re.search(reason, error.reason)
     assert "test_graph_refusals.py:" in error.line
     assert error.path == "layer1.1" or function is loop
-
-
-def test_a_branch_is_noticed_where_the_output_is_zero():
-    model = Net(Lambda(branch))
-    nn.init.zeros_(model.fc.weight)
-    assert "runs in the place of" in refusal(model).reason
 
 
 def test_a_branch_on_values_that_is_the_same_for_all_images_is_listed():
@@ -109,12 +106,32 @@ def test_a_branch_on_weights_is_listed():
     assert len(graph.value_reads) == 1
 
 
-def test_a_model_may_reject_negative_images():
-    def check_range(x):
-        assert x.min() >= 0
-        return x * 2
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_branch_is_noticed_that_is_the_same_for_all_images(dead):
+    """The images are positive, so that `record` must alter the value that Python code reads."""
+    model = Lambda(lambda x, layer: layer(branch(x)), nn.Linear(4, 2))
+    if dead:
+        nn.init.zeros_(model.children_[0].weight)
+    with pytest.raises(GraphError, match=r"for another value, tanh .* in the place of relu"):
+        record(model, torch.rand(2, 4) + 1)
 
-    assert len(record(Lambda(check_range), torch.rand(2, 4)).nodes) == 2
+
+def clip_large(x):
+    if x.norm().item() > 100.0:
+        x = x / 2
+    return x * 2
+
+
+def halve_large(x):
+    while x.norm() > 100.0:
+        x = x / 2
+    return x * 2
+
+
+@pytest.mark.parametrize("function", [clip_large, halve_large])
+def test_a_threshold_is_noticed_that_is_not_reached(function):
+    with pytest.raises(GraphError, match=r"for another value.*x.norm\(\).* > 100.0"):
+        record(Lambda(function), torch.rand(2, 4))
 
 
 def test_a_model_may_not_reject_images_of_the_same_range():
@@ -123,7 +140,7 @@ def test_a_model_may_not_reject_images_of_the_same_range():
         return x * 2
 
     images = torch.linspace(0, 1, 8).reshape(2, 4) ** 2
-    with pytest.raises(GraphError, match="on images with other values, .* raises AssertionError"):
+    with pytest.raises(GraphError, match=r"on images with other values, .* raises AssertionError"):
         record(Lambda(check_first), images)
 
 
@@ -308,6 +325,24 @@ def test_a_wrong_layer_is_named():
     assert error.path == "layer1.1"
     assert "return self.fc(self.layer1(x)" in error.line
     assert "expected input" in error.reason
+
+
+class DropoutInEvaluation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        self.drop.train()
+        return self.drop(x)
+
+
+def test_a_mode_that_forward_sets():
+    error = refusal(Net(DropoutInEvaluation()).eval())
+    assert error.path == "layer1.1.drop"
+    assert error.line.endswith("return self.drop(x)")
+    assert "forward sets its mode" in error.reason
+    assert record(DropoutInEvaluation().train(), torch.randn(2, 4)).output.is_random
 
 
 def test_scripted_and_compiled_modules():
