@@ -11,7 +11,7 @@ from torch import Tensor
 from fanin.graph.differences import first_difference, is_close
 from fanin.graph.errors import GraphError
 from fanin.graph.graph import Node
-from fanin.graph.recorder import Alteration, ValueRead
+from fanin.graph.run_record import Alteration, ValueRead
 from fanin.graph.runs import RecordedRun, Runs
 from fanin.graph.source import error_line
 from fanin.graph.structure import entries

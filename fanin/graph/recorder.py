@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
@@ -18,6 +17,7 @@ from fanin.graph import refusals
 from fanin.graph.errors import GraphError
 from fanin.graph.graph import Kind, Node
 from fanin.graph.operations import function_name
+from fanin.graph.run_record import Alteration, RunRecord, ValueRead
 from fanin.graph.source import Source, find_source
 from fanin.graph.state import RandomState
 from fanin.graph.structure import Keys, entries, map_structure, pick
@@ -37,55 +37,6 @@ GRADIENT_FUNCTIONS = {"backward", "grad", "jacobian", "hessian", "vjp", "jvp"}
 UNINITIALIZED = {"empty", "empty_like", "new_empty", "empty_strided", "empty_permuted"}
 # Properties of a tensor that are tensors with the same or rearranged values.
 TENSOR_PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "imag"}
-
-
-@dataclass(frozen=True)
-class ValueRead:
-    """A place where Python code read the value of a tensor."""
-
-    line: str
-    path: str
-    function: str
-    depends_on_images: bool
-
-
-@dataclass(frozen=True)
-class Alteration:
-    """Another value for the first read at one place, to find out if the graph depends on it."""
-
-    read: ValueRead
-    sign: int
-
-    def apply(self, value: Any) -> Any:
-        """Return the opposite of a bool, the next integer, or a much larger float."""
-        if isinstance(value, bool):
-            return not value
-        if isinstance(value, int):
-            return value + self.sign
-        return self.sign * 1e3 * (1 + abs(value)) if isinstance(value, float) else value
-
-
-@dataclass
-class Recording:
-    """Result of one recorded run.
-
-    Attributes
-    ----------
-    nodes
-        All nodes, also those that do not affect the output.
-    output
-        The model's output with nodes in the place of tensors.
-    values
-        Value of each node at the end of the run and its version when the node was recorded, by
-        the node's index. A higher version now means that it was changed in place.
-    value_reads
-        Places where Python code read a value that depends on images or weights.
-    """
-
-    nodes: list[Node] = field(default_factory=list)
-    output: Any = None
-    values: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
-    value_reads: list[ValueRead] = field(default_factory=list)
 
 
 class Recorder(TorchFunctionMode):
@@ -112,7 +63,7 @@ class Recorder(TorchFunctionMode):
         self._names: dict[int, tuple[str, Kind]] = {}
         for name, parameter in model.named_parameters():
             self._names[id(parameter)] = (name, "parameter")
-        self._recording = Recording()
+        self._run_record = RunRecord()
         self._tensors = TensorNodes(self._add_overwrite)
         self._path = [""]
         self._is_paused = False
@@ -122,7 +73,7 @@ class Recorder(TorchFunctionMode):
         self._random = RandomState()
         self.failed_path = ""  # of the innermost module in which an exception was raised
 
-    def run(self, images: Tensor) -> Recording:
+    def run(self, images: Tensor) -> RunRecord:
         """Run the model on images that require gradients, and return the record.
 
         The model has copies of its buffers; the nodes refer to the buffers themselves.
@@ -137,8 +88,8 @@ class Recorder(TorchFunctionMode):
         if self._error is not None:  # the model's own `try` may have caught it
             raise self._error
         self._source = Source()
-        self._recording.output = map_structure(self._reference, output)
-        return self._recording
+        self._run_record.output = map_structure(self._reference, output)
+        return self._run_record
 
     def _call_output(self, images: Tensor) -> Any:
         return self._model(images)
@@ -205,6 +156,8 @@ class Recorder(TorchFunctionMode):
             self._fail("it assigns to .data, which is not supported; use a new tensor")
         if name in GRADIENT_FUNCTIONS:
             self._fail("it computes gradients inside forward, which is not supported")
+        if name == "register_hook":
+            self._fail("it registers a hook for gradients inside forward, which is not supported")
         kind: Kind = "method" if hasattr(Tensor, slot) else "function"
         return self._record(kind, function, args, kwargs, lambda: function(*args, **kwargs))
 
@@ -279,9 +232,7 @@ class Recorder(TorchFunctionMode):
         node.depends_on_images = name not in SHAPE_ONLY and any(
             entry.depends_on_images for entry in inputs
         )
-        is_constant = all(entry.kind == "constant" for entry in inputs) or (
-            name in SHAPE_ONLY and len(inputs) == 1
-        )
+        is_constant = all(map(_is_constant, inputs)) or (name in SHAPE_ONLY and len(inputs) == 1)
         if value is not None and is_constant and not node.is_random and node.kind != "module":
             return self._add_constant(value)
         values = [value] if value is not None else list(several)
@@ -293,11 +244,11 @@ class Recorder(TorchFunctionMode):
         return self._add(node, value)
 
     def _add(self, node: Node, value: Tensor | None) -> Node:
-        node.index = len(self._recording.nodes)
-        self._recording.nodes.append(node)
+        node.index = len(self._run_record.nodes)
+        self._run_record.nodes.append(node)
         if value is not None:
             node.shape, node.dtype = tuple(value.shape), value.dtype
-            self._recording.values[node.index] = (value, value._version)
+            self._run_record.values[node.index] = (value, value._version)
         return node
 
     def _add_constant(self, value: Tensor) -> Node:
@@ -309,7 +260,7 @@ class Recorder(TorchFunctionMode):
     def _read_value(self, node: Node, name: str, value: Any) -> Any:
         """Record that Python code reads a value, and return it."""
         inputs = node.inputs
-        if all(entry.kind == "constant" for entry in inputs):
+        if all(map(_is_constant, inputs)):
             return value
         depends_on_images = any(entry.depends_on_images for entry in inputs)
         if any(entry in self._drawn for entry in inputs) and not depends_on_images:
@@ -318,7 +269,7 @@ class Recorder(TorchFunctionMode):
                 " model.eval()"
             )
         read = ValueRead(node.line, node.path, name, depends_on_images)
-        self._recording.value_reads.append(read)
+        self._run_record.value_reads.append(read)
         alteration = self._alteration
         if alteration is None or alteration.read != read:
             return value
@@ -337,7 +288,7 @@ class Recorder(TorchFunctionMode):
         )
         self._finish(node, "", tensor)
         # The tensor may have been changed several times since: it has the value of the last node.
-        del self._recording.values[node.index]
+        del self._run_record.values[node.index]
         return node
 
     def _recompute(
@@ -403,6 +354,12 @@ class Recorder(TorchFunctionMode):
         before, self._random = self._random, RandomState()
         self._check(refusals.PYTHON_RANDOM if before.python_differs(self._random) else None)
         node.is_random = before.torch_differs(self._random)
+
+
+def _is_constant(node: Node) -> bool:
+    """Return True for a constant, and for a call that returns several constants."""
+    is_tuple = node.shape is None and node.kind in ("function", "method") and not node.is_random
+    return node.kind == "constant" or (is_tuple and all(map(_is_constant, node.inputs)))
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fanin.graph.errors import GraphError
 from fanin.graph.graph import Graph, Node
-from fanin.graph.recorder import Alteration, Recorder, Recording, ValueRead
+from fanin.graph.recorder import Recorder
+from fanin.graph.run_record import Alteration, RunRecord, ValueRead
 from fanin.graph.source import error_line
 from fanin.graph.state import ModelState, RandomState, copied_buffers
 from fanin.graph.structure import entries
@@ -67,7 +68,7 @@ class Runs:
         """Return the graph without the nodes that do not affect the output."""
         recorder = Recorder(self._model, self._is_leaf, self._buffers, alteration)
         try:
-            recording = self._restored(recorder.run, images)
+            run_record = self._restored(recorder.run, images)
         except GraphError:
             raise
         except Exception as error:
@@ -76,23 +77,23 @@ class Runs:
                 recorder.failed_path,
                 error_line(error),
             ) from error
-        return _prune(recording)
+        return _prune(run_record)
 
 
-def _prune(recording: Recording) -> RecordedRun:
-    outputs = [node for _, node in entries(recording.output) if isinstance(node, Node)]
+def _prune(run: RunRecord) -> RecordedRun:
+    outputs = [node for _, node in entries(run.output) if isinstance(node, Node)]
     if not outputs:
         raise GraphError("it returns no tensor")
-    needed = {*outputs, recording.nodes[0]}
-    for node in reversed(recording.nodes):
+    needed = {*outputs, run.nodes[0]}
+    for node in reversed(run.nodes):
         if node in needed or node.is_random:  # each run must draw the same numbers
             needed.add(node)
             needed.update(node.inputs)
-    nodes = [node for node in recording.nodes if node in needed]
-    values = [recording.values.get(node.index) for node in nodes]
+    nodes = [node for node in run.nodes if node in needed]
+    values = [run.values.get(node.index) for node in nodes]
     for index, node in enumerate(nodes):
         node.index = index
-    reads = recording.value_reads
+    reads = run.value_reads
     lines = tuple(dict.fromkeys(read.line or read.function for read in reads))
-    graph = Graph(tuple(nodes), recording.output, lines)
+    graph = Graph(tuple(nodes), run.output, lines)
     return RecordedRun(graph, values, reads)
