@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from graph_modules import Lambda
+from graph_cases import Lambda
 from torch import Tensor
 
 from fanin.graph import record

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from graph_modules import CASES, expressions
+from graph_cases import expressions
+from graph_modules import CASES
 from torch import Tensor, nn
 
 from fanin.graph import record

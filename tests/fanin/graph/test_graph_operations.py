@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from graph_modules import Lambda
+from graph_cases import Lambda
 from torch import Tensor, nn
 
 from fanin.graph import OPERATIONS, GraphError, Node, is_leaf, record
@@ -46,11 +46,18 @@ SPELLINGS: dict[str, tuple[list[Callable[[Tensor], Any]], dict[str, Any]]] = {
         ],
         {"input": "%0", "other": "%0", "alpha": 1},
     ),
-    "mul": ([lambda x: 2 * x, lambda x: x * 2, lambda x: x.mul_(2), lambda x: torch.multiply(x, 2)],
-            {"input": "%0", "other": 2}),
-    "rsub": ([lambda x: 1 - x, lambda x: torch.rsub(x, 1)], {"input": "%0", "other": 1, "alpha": 1}),
-    "div": ([lambda x: x / 3, lambda x: torch.true_divide(x, 3), lambda x: x.div_(3)],
-            {"input": "%0", "other": 3, "rounding_mode": None}),
+    "mul": (
+        [lambda x: 2 * x, lambda x: x * 2, lambda x: x.mul_(2), lambda x: torch.multiply(x, 2)],
+        {"input": "%0", "other": 2},
+    ),
+    "rsub": (
+        [lambda x: 1 - x, lambda x: torch.rsub(x, 1)],
+        {"input": "%0", "other": 1, "alpha": 1},
+    ),
+    "div": (
+        [lambda x: x / 3, lambda x: torch.true_divide(x, 3), lambda x: x.div_(3)],
+        {"input": "%0", "other": 3, "rounding_mode": None},
+    ),
     "relu": (
         [
             F.relu,
@@ -81,7 +88,12 @@ SPELLINGS: dict[str, tuple[list[Callable[[Tensor], Any]], dict[str, Any]]] = {
         {"input": "%0", "dim": (2, 3), "keepdim": True, "dtype": None},
     ),
     "reshape": (
-        [lambda x: x.view(2, -1), lambda x: x.reshape((2, -1)), lambda x: torch.reshape(x, (2, -1)), lambda x: x.reshape(shape=(2, -1))],
+        [
+            lambda x: x.view(2, -1),
+            lambda x: x.reshape((2, -1)),
+            lambda x: torch.reshape(x, (2, -1)),
+            lambda x: x.reshape(shape=(2, -1)),
+        ],
         {"input": "%0", "sizes": (2, -1)},
     ),
     "flatten": (
@@ -89,7 +101,11 @@ SPELLINGS: dict[str, tuple[list[Callable[[Tensor], Any]], dict[str, Any]]] = {
         {"input": "%0", "start_dim": 1, "end_dim": -1},
     ),
     "permute": (
-        [lambda x: x.permute(0, 2, 3, 1), lambda x: torch.permute(x, (0, 2, 3, 1)), lambda x: x.permute(dims=[0, 2, 3, 1])],
+        [
+            lambda x: x.permute(0, 2, 3, 1),
+            lambda x: torch.permute(x, (0, 2, 3, 1)),
+            lambda x: x.permute(dims=[0, 2, 3, 1]),
+        ],
         {"input": "%0", "dims": (0, 2, 3, 1)},
     ),
     "transpose": (
@@ -98,19 +114,42 @@ SPELLINGS: dict[str, tuple[list[Callable[[Tensor], Any]], dict[str, Any]]] = {
     ),
     "getitem": (
         [lambda x: x[:, :, ::2, ::2]],
-        {"input": "%0", "index": (slice(None), slice(None), slice(None, None, 2), slice(None, None, 2))},
+        {
+            "input": "%0",
+            "index": (slice(None), slice(None), slice(None, None, 2), slice(None, None, 2)),
+        },
     ),
     "pad": (
         [lambda x: F.pad(x, (1, 1)), lambda x: F.pad(x, pad=(1, 1), mode="constant")],
         {"input": "%0", "pad": (1, 1), "mode": "constant", "value": None},
     ),
     "avg_pool2d": (
-        [lambda x: F.avg_pool2d(x, 2, 2), lambda x: F.avg_pool2d(x, kernel_size=2, stride=2), nn.AvgPool2d(2)],
-        {"input": "%0", "kernel_size": 2, "stride": 2, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None},
+        [
+            lambda x: F.avg_pool2d(x, 2, 2),
+            lambda x: F.avg_pool2d(x, kernel_size=2, stride=2),
+            nn.AvgPool2d(2),
+        ],
+        {
+            "input": "%0",
+            "kernel_size": 2,
+            "stride": 2,
+            "padding": 0,
+            "ceil_mode": False,
+            "count_include_pad": True,
+            "divisor_override": None,
+        },
     ),
     "max_pool2d": (
         [lambda x: F.max_pool2d(x, 3, 1, 1), nn.MaxPool2d(3, 1, 1)],
-        {"input": "%0", "kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1, "ceil_mode": False, "return_indices": False},
+        {
+            "input": "%0",
+            "kernel_size": 3,
+            "stride": 1,
+            "padding": 1,
+            "dilation": 1,
+            "ceil_mode": False,
+            "return_indices": False,
+        },
     ),
     "adaptive_avg_pool2d": (
         [lambda x: F.adaptive_avg_pool2d(x, 1), nn.AdaptiveAvgPool2d(1)],
@@ -130,7 +169,16 @@ SPELLINGS: dict[str, tuple[list[Callable[[Tensor], Any]], dict[str, Any]]] = {
             nn.BatchNorm2d(4, affine=False, track_running_stats=False),
             nn.BatchNorm2d(4, affine=False, track_running_stats=False).eval(),
         ],
-        {"input": "%0", "running_mean": None, "running_var": None, "weight": None, "bias": None, "training": True, "momentum": 0.1, "eps": 1e-5},
+        {
+            "input": "%0",
+            "running_mean": None,
+            "running_var": None,
+            "weight": None,
+            "bias": None,
+            "training": True,
+            "momentum": 0.1,
+            "eps": 1e-5,
+        },
     ),
     "dropout": (
         [lambda x: F.dropout(x, 0.5), nn.Dropout(0.5)],
@@ -140,7 +188,7 @@ SPELLINGS: dict[str, tuple[list[Callable[[Tensor], Any]], dict[str, Any]]] = {
         [lambda x: F.softmax(x, 1), lambda x: x.softmax(dim=1), nn.Softmax(1)],
         {"input": "%0", "dim": 1, "_stacklevel": 3, "dtype": None},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

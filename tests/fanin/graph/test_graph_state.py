@@ -7,7 +7,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from graph_modules import CASES, Lambda
+from graph_cases import Lambda
+from graph_modules import CASES
 from torch import Tensor, nn
 
 from fanin.graph import GraphError, record
