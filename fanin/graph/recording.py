@@ -80,6 +80,8 @@ def _check_supported(model: nn.Module) -> None:
             raise GraphError("it is compiled; use the module from which it was made", path)
         if getattr(module, "_compiled_call_impl", None) is not None:
             raise GraphError("module.compile() was called; create it without", path)
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise GraphError("it has a backward hook, which may change gradients; remove it", path)
     parameters = inspect.signature(model.forward).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from graph_cases import Lambda
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from fanin.graph import OPERATIONS, GraphError, Node, is_leaf, record
 from fanin.graph.leaves import LEAF_NAMES
@@ -313,6 +314,12 @@ def test_a_hook_that_only_watches_leaves_no_node():
     means = []
     model[0].register_forward_hook(lambda module, args, output: means.append(output.mean()))
     assert operations(model) == ["parameter", "conv2d", "relu"]
+
+
+def test_a_pruned_layer_is_entered():
+    layer = nn.Conv2d(4, 4, 3, bias=False)
+    prune.random_unstructured(layer, "weight", 0.5)
+    assert operations(layer) == ["buffer", "parameter", "mul", "conv2d"]
 
 
 def test_is_leaf_may_be_extended():

@@ -354,6 +354,17 @@ def test_scripted_and_compiled_modules():
     assert refusal(compiled).path == "layer1.1"
 
 
+def test_backward_hooks():
+    model = Net(nn.ReLU())
+    handle = model.layer1.register_full_backward_hook(lambda *arguments: None)
+    assert "has a backward hook" in refusal(model).reason
+    assert refusal(model).path == "layer1"
+    handle.remove()
+    record(model, torch.randn(2, 4, 4, 4))
+    hooked = Lambda(lambda x: (y := x * 2, y.register_hook(lambda gradient: gradient / 2))[0])
+    assert "hook for gradients" in refusal(hooked).reason
+
+
 def test_record_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert "autocast" in refusal(Net(nn.ReLU())).reason
