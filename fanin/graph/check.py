@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import sqrt
 from typing import Any
 
@@ -58,7 +59,8 @@ def _check_read(runs: Runs, recorded: RecordedRun, images: Tensor, read: ValueRe
     """
     for sign in (1, -1):
         try:
-            altered = runs.record(images, Alteration(read, sign))
+            with warnings.catch_warnings(action="ignore"):  # such as that a tensor is not finite
+                altered = runs.record(images, Alteration(read, sign))
         except GraphError as error:
             if error.__cause__ is not None:  # the model raised it
                 continue

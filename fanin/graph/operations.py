@@ -240,7 +240,11 @@ _TABLE = (
     _op("clone", "input memory_format=None"),
     _op("contiguous", "input memory_format=None"),
     _op("detach", "input", "data"),
-    _op("to", "input *options dtype=None device=None memory_format=None", "type_as float double half bfloat16"),
+    _op(
+        "to",
+        "input *options dtype=None device=None memory_format=None",
+        "type_as float double half bfloat16",
+    ),
     # Attention.
     _op("scaled_dot_product_attention", ATTENTION + " enable_gqa=False"),
     _op("multi_head_attention", MULTI_HEAD, "", nn.MultiheadAttention),

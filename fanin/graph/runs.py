@@ -16,6 +16,7 @@ from fanin.graph.run_record import Alteration, RunRecord, ValueRead
 from fanin.graph.source import error_line
 from fanin.graph.state import ModelState, RandomState, copied_buffers
 from fanin.graph.structure import entries
+from fanin.models.layers import dropout_masks
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,19 @@ class Runs:
     def _restored(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         try:
             with torch.enable_grad(), copied_buffers(self._model):
+                self._set_dropout_masks(len(images))
                 return function(images.detach().clone().requires_grad_().clone())
         finally:
             self._state.restore()
             self._random.restore()
+
+    def _set_dropout_masks(self, n_images: int) -> None:
+        """Give masks to the `SeededDropout` layers that need one; the masks are buffers."""
+        generator = torch.Generator().manual_seed(0)
+        for name, mask in dropout_masks(self._model, n_images, generator).items():
+            layer = self._model.get_submodule(name.removesuffix("mask").removesuffix("."))
+            if layer.training and layer.mask is None:
+                layer._buffers["mask"] = mask
 
     def run(self, images: Tensor) -> Any:
         """Return the model's output."""

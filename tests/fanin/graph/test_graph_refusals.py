@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -96,6 +97,16 @@ def test_a_branch_on_values_that_is_the_same_for_all_images_is_listed():
     assert [node.operation for node in graph.nodes] == ["input", "mul"]
     (line,) = graph.value_reads
     assert line.endswith("if not torch.isfinite(x).all():")
+
+
+def test_a_warning_is_only_shown_if_the_model_gives_it():
+    def warn_of_nan(x):
+        if x.isnan().any():
+            warnings.warn("nan", stacklevel=1)
+        return x * 2
+
+    with warnings.catch_warnings(action="error"):
+        assert len(record(Lambda(warn_of_nan), torch.randn(2, 4)).value_reads) == 1
 
 
 def test_a_branch_on_weights_is_listed():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fanin.graph import GraphError, record
 from fanin.graph.recorder import Recorder
+from fanin.models.layers import SeededDropout
 
 IMAGES = torch.randn(3, 4, 6, 6)
 
@@ -174,6 +175,14 @@ def test_replay_draws_random_numbers_like_the_model():
     torch.manual_seed(0)
     assert all(torch.equal(graph.replay(images), output) for output in expected)
     assert [node.is_random for node in graph.nodes] == [False, False, True]
+
+
+def test_seeded_dropout_needs_no_masks():
+    model = nn.Sequential(nn.Flatten(), SeededDropout(0.5, (144,)), nn.Linear(144, 2)).train()
+    graph = record(model, IMAGES)
+    assert [node.operation for node in graph.nodes] == ["input", "flatten", "dropout", "linear"]
+    assert graph.nodes[2].arguments["training"]
+    assert model[1].mask is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
