@@ -170,6 +170,10 @@ def torch_random(x):
     return x * 2 if torch.rand(1) < 0.5 else x + 1
 
 
+def torch_random_like(x):
+    return x * 2 if torch.rand_like(x).mean() < 0.5 else x + 1
+
+
 OWN_GENERATOR = np.random.default_rng(0)
 
 
@@ -187,6 +191,7 @@ def own_generator(x):
         (python_random, r"draws numbers from Python's random or numpy.random"),
         (numpy_random, r"draws numbers from Python's random or numpy.random"),
         (torch_random, r"reads a random number.*call model.eval\(\)"),
+        (torch_random_like, r"reads a random number.*call model.eval\(\)"),
         (own_numpy_generator, "in a second run on the same images, an argument of mul"),
         (own_generator, r"draws from a torch.Generator of its own"),
     ],
