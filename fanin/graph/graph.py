@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -196,10 +196,11 @@ class Graph:
             lambda entry: values[entry] if isinstance(entry, Node) else entry, self.output
         )
 
-    def run(self, images: Float[Tensor, "image ..."]) -> Iterator[tuple[Node, Any]]:
+    def run(self, images: Float[Tensor, "image ..."]) -> Generator[tuple[Node, Any], Any, None]:
         """Run the nodes on images, and yield each with its value.
 
-        A value is freed after its last use, unless the caller keeps it.
+        A value is freed after its last use, unless the caller keeps it. If the caller sends
+        another value, the later nodes use it.
         """
         last_use = {node: consumer.index for consumer in self.nodes for node in consumer.inputs}
         values: dict[Node, Any] = {}
@@ -210,7 +211,9 @@ class Graph:
                 values[node] = node.target
             else:
                 values[node] = node.run(values.__getitem__)
-            yield node, values[node]
+            sent = yield node, values[node]
+            if sent is not None:
+                values[node] = sent
             for used in (*node.inputs, node):
                 if last_use.get(used, -1) <= node.index:
                     values.pop(used, None)

@@ -102,6 +102,7 @@ INTERPOLATE = (
     "input size=None scale_factor=None mode='nearest' align_corners=None"
     " recompute_scale_factor=None antialias=False"
 )
+TO = "input *options dtype=None device=None memory_format=None"
 INPLACE = "input inplace=False"
 OTHER = "input other"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -56,7 +57,10 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self._model = model
         self._is_leaf = is_leaf
-        self._paths = {id(module): name for name, module in model.named_modules()}
+        self._paths: dict[int, list[str]] = {}  # several for a module that is assigned twice
+        for name, module in model.named_modules(remove_duplicate=False):
+            self._paths.setdefault(id(module), []).append(name)
+        self._n_calls: Counter[tuple[int, str]] = Counter()
         self._buffers = buffers
         self._alteration = alteration
         self._modes = {id(module): module.training for module in model.modules()}
@@ -105,7 +109,7 @@ class Recorder(TorchFunctionMode):
                 return original(module, *args, **kwargs)
             if self._error is not None:  # the model's own `try` has caught it
                 raise self._error
-            path = self._paths.get(id(module), self._path[-1])
+            path = self._find_path(module)
             self._path.append(path)
             try:
                 if self._is_leaf(module) and self._has_own_weights(module):
@@ -122,6 +126,15 @@ class Recorder(TorchFunctionMode):
             yield
         finally:
             nn.Module.__call__ = original  # type: ignore[method-assign]
+
+    def _find_path(self, module: nn.Module) -> str:
+        """Return a module's path; of several, the next one below the module that calls it."""
+        parent = self._path[-1]
+        paths = self._paths.get(id(module), [parent])
+        paths = [path for path in paths if path.rpartition(".")[0] == parent] or paths
+        n_calls = self._n_calls[id(module), parent]
+        self._n_calls[id(module), parent] += 1
+        return paths[min(n_calls, len(paths) - 1)]
 
     def _has_own_weights(self, module: nn.Module) -> bool:
         """Return False if `torch.func.functional_call` has replaced weights, or none are known."""

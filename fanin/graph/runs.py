@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +71,19 @@ class Runs:
         """Return the model's output."""
         return self._restored(self._model, images)
 
-    def replay(self, graph: Graph, images: Tensor) -> list[Any]:
-        """Return the values of all nodes."""
-        return self._restored(lambda x: [value for _, value in graph.run(x)], images)
+    def replay(
+        self, graph: Graph, images: Tensor, settle: Callable[[Node, Any], Tensor | None]
+    ) -> None:
+        """Run the nodes; `settle` gets each value and may return another for the later nodes."""
+
+        def replay(x: Tensor) -> None:
+            steps = graph.run(x)
+            with suppress(StopIteration):
+                node, value = next(steps)
+                while True:
+                    node, value = steps.send(settle(node, value))
+
+        self._restored(replay, images)
 
     def record(self, images: Tensor, alteration: Alteration | None = None) -> RecordedRun:
         """Return the graph without the nodes that do not affect the output."""
