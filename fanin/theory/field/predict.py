@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fanin.theory.field.activity import zero_share
 from fanin.theory.field.plan import LayerPlan, plan_layers
 from fanin.theory.field.propagate import GainRule, is_sampled, propagate
-from fanin.theory.field.sampling import Sampling
+from fanin.theory.field.sampling import Quantities, Sampling, is_precise
 from fanin.theory.field.state import MAX_LOG, FieldLayer
 from fanin.theory.field.weights import MAX_MEAN_MAPS
 from fanin.theory.layer_kind import LayerKind
@@ -32,9 +32,6 @@ from fanin.theory.prediction import Prediction
 # Numbers in one covariance of every layer, over all images of a chunk: 64 MB. A pass keeps up to 12
 # such sets (inputs, pre-activations, cotangents). A chunk of one image may have more.
 MAX_NUMBERS = 2**23
-MIN_REPEATS = 2
-TARGET_RELATIVE_SE = 0.01  # a tenth of log 1.1, the smallest margin in use
-Quantities = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def predict_field(
     repeats: list[Quantities] = []
     parts: list[Quantities] = [{} for _ in chunks]
     sampled = set(range(len(chunks)))
-    while sampled and len(repeats) < sampling.repeats and not _is_precise(repeats):
+    while sampled and len(repeats) < sampling.repeats and not is_precise(repeats):
         for index in tuple(sampled):
             parts[index], is_random = _run_pass(
                 plans, chunks[index], joint, sampling, repeat=len(repeats)
@@ -279,24 +276,3 @@ def _weight_gradient(layer: FieldLayer, images_per_field: int) -> Float[Tensor, 
             cotangent.products, inputs.products, images_per_field
         )
     return gradient.mean((1, 2)).flatten()
-
-
-def _is_precise(repeats: Sequence[Quantities]) -> bool:
-    """Return True if two repeats or more agree within `TARGET_RELATIVE_SE`, everywhere.
-
-    Two repeats give a poor estimate of a single standard error, but a good one of the largest of
-    many.
-    """
-    if len(repeats) < MIN_REPEATS:
-        return False
-    values = {q: np.stack([repeat[q] for repeat in repeats]) for q in repeats[0]}
-    rms = np.sqrt(values["preact_m2"].mean(0))
-    for quantity, x in values.items():
-        if quantity == "act_zero_fraction":
-            continue
-        scale = rms if quantity == "preact_mean" else x.mean(0)
-        with np.errstate(invalid="ignore"):  # inf / inf
-            relative = x / np.where(scale > 0, scale, np.inf)
-        if not (relative.std(0, ddof=1) <= TARGET_RELATIVE_SE * len(x) ** 0.5).all():
-            return False
-    return True

@@ -7,8 +7,10 @@ linear step (docs/appendix/derivations.md, 3.3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +21,10 @@ OVERSAMPLING = 1.25  # antithetic pairs per dimension that stable whitening need
 JITTER = 1e-13  # of a correlation matrix's diagonal; raised until the Cholesky factorization works
 MAX_JITTER = 1e-6
 MIN_PARTICLES = 8
+MIN_REPEATS = 2
+TARGET_RELATIVE_SE = 0.01  # a tenth of log 1.1, the smallest margin in use
+Quantities = dict[str, np.ndarray]
+"""Arrays [image, layer] by quantity."""
 MAX_WORK = 4e9  # multiplications per layer, beyond which there are fewer particles
 
 
@@ -144,3 +150,24 @@ def eigen_root(covariance: Float[Tensor, "*field point point"]) -> Tensor:
     """Return F with F F^T = covariance, columns sorted by decreasing length."""
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors * values.clamp(min=0).sqrt()[..., None, :]).flip(-1)
+
+
+def is_precise(repeats: Sequence[Quantities]) -> bool:
+    """Return True if two repeats or more agree within `TARGET_RELATIVE_SE`, everywhere.
+
+    Two repeats give a poor estimate of a single standard error, but a good one of the largest of
+    many.
+    """
+    if len(repeats) < MIN_REPEATS:
+        return False
+    values = {q: np.stack([repeat[q] for repeat in repeats]) for q in repeats[0]}
+    rms = np.sqrt(values["preact_m2"].mean(0))
+    for quantity, x in values.items():
+        if quantity == "act_zero_fraction":
+            continue
+        scale = rms if quantity == "preact_mean" else x.mean(0)
+        with np.errstate(invalid="ignore"):  # inf / inf
+            relative = x / np.where(scale > 0, scale, np.inf)
+        if not (relative.std(0, ddof=1) <= TARGET_RELATIVE_SE * len(x) ** 0.5).all():
+            return False
+    return True

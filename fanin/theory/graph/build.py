@@ -1,0 +1,261 @@
+"""Convert a recorded graph to steps with rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fanin.graph import Graph, Node
+from fanin.theory.elementwise import Function, copy_state, elementwise
+from fanin.theory.field.geometry import Taps
+from fanin.theory.field.plan import MAX_POINTS, FieldTooLarge
+from fanin.theory.field.weights import layer_weights
+from fanin.theory.graph.elementary import ChannelRule
+from fanin.theory.graph.layout import Layout
+from fanin.theory.graph.operations import Operation, PerChannel, Weights
+from fanin.theory.graph.over_channels import WeightLayer
+from fanin.theory.graph.propagate import Step
+from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.moments import LayerMoments, moments_of
+
+Value = Float[Tensor, "..."] | float | int
+
+
+class Builder:
+    """Steps of a graph, made node by node.
+
+    Parameters
+    ----------
+    graph
+        The recorded graph.
+    model
+        The model.
+    moments
+        Moments of each weight layer.
+    images
+        Images that share one field.
+
+    Attributes
+    ----------
+    steps
+        The steps so far.
+    layouts
+        Layout of each step's output.
+    sample_multiple
+        The number of samples must be a multiple of it.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        model: nn.Module,
+        moments: Mapping[str, LayerMoments],
+        images: Float[Tensor, "image channel *position"],
+    ) -> None:
+        self.graph, self.moments = graph, moments
+        self.modules = dict(model.named_modules())
+        self.n_images = len(images)
+        self.steps: list[Step] = []
+        self.layouts: list[Layout] = []
+        self._step_of: dict[Node, int | tuple[int, ...]] = {}
+        self._constants = {
+            node: value.detach().double()
+            for node, value in graph.run(images)
+            if not node.depends_on_images and isinstance(value, Tensor)
+        }
+        self.sample_multiple = 2
+        self._used: set[str] = set()
+
+    # --- reading nodes --------------------------------------------------------------------------
+
+    def step_of(self, node: Node) -> int:
+        """Return the number of the step that computes a node."""
+        step = self._step_of[node]
+        if isinstance(step, tuple):
+            raise self.refuse(node, "it is a tuple of tensors")
+        return step
+
+    def parts_of(self, node: Node) -> tuple[int, ...]:
+        """Return the steps of a node that returns several tensors."""
+        step = self._step_of[node]
+        return step if isinstance(step, tuple) else (step,)
+
+    @property
+    def numbers(self) -> dict[Node, int]:
+        """The step of each node that is one tensor."""
+        return {n: step for n, step in self._step_of.items() if isinstance(step, int)}
+
+    def layout_of(self, node: Node) -> Layout:
+        """Return the layout of a node's value."""
+        return self.layouts[self.step_of(node)]
+
+    def is_field(self, value: object) -> bool:
+        """Return True for a node whose value depends on the images."""
+        return isinstance(value, Node) and value.depends_on_images
+
+    def constant(self, node: Node, value: object) -> float:
+        """Return an argument as a number.
+
+        Raises
+        ------
+        UnpredictableLayer
+            It is a tensor of different values, such as a trained scale for each channel.
+        """
+        if isinstance(value, Node):
+            tensor = self._constants[value]
+        else:
+            tensor = torch.as_tensor(value).detach().double()
+        first = tensor.flatten()[0]
+        if bool((tensor != first).any()):
+            raise self.refuse(
+                node, "it uses a tensor of different constants, which is not supported"
+            )
+        return float(first)
+
+    def tensor(self, value: object) -> Tensor:
+        """Return a constant node's value."""
+        return self._constants[value] if isinstance(value, Node) else torch.as_tensor(value)
+
+    # --- adding steps ---------------------------------------------------------------------------
+
+    def add(self, node: Node, operation: Operation, inputs: Sequence[int], layout: Layout) -> int:
+        """Add a step that computes a node."""
+        self._step_of[node] = number = self.add_part(node, operation, inputs, layout)
+        return number
+
+    def add_part(
+        self, node: Node, operation: Operation | None, inputs: Sequence[int], layout: Layout
+    ) -> int:
+        """Add a step that computes a part of a node."""
+        points = self.n_images * layout.n_positions
+        name = step_name(node)
+        if points > MAX_POINTS:
+            raise FieldTooLarge(name, points)
+        self.steps.append(Step(name, operation, tuple(inputs)))
+        self.layouts.append(layout)
+        return len(self.steps) - 1
+
+    def add_rule(self, node: Node, rule: ChannelRule, layout: Layout | None = None) -> None:
+        """Add a step that treats each channel of a node's first input alone."""
+        source = self.step_of(node.inputs[0] if node.kind == "module" else first_field(node))
+        self.add(node, PerChannel(rule), [source], layout or self.layouts[source])
+
+    def set(self, node: Node, step: int | tuple[int, ...]) -> None:
+        """State that a step computes a node, or that several compute its parts."""
+        self._step_of[node] = step
+
+    def add_images(self, node: Node) -> None:
+        """Add the images."""
+        assert node.shape is not None
+        self.set(node, self.add_part(node, None, (), Layout.of(node.shape)))
+
+    def add_weights(self, node: Node) -> None:
+        """Add a weight layer."""
+        name, module = self._weight_module(node)
+        source = self.step_of(node.arguments["input"])
+        layout = self.layouts[source]
+        is_linear = isinstance(module, nn.Linear)
+        wanted = layout.n_axes - 1 if is_linear else 1
+        if layout.channel_axis != wanted or (layout.is_flat and not is_linear):
+            raise self.refuse(node, "it reads positions of the image as channels")
+        if is_linear and not layout.is_flat:
+            taps = _one_tap(self.n_images, layout)
+        else:
+            positions, channels = layout.positions, layout.channels
+            taps = Taps.of(name, module, positions, self.n_images, channels)
+        weights = layer_weights(module, moments_of(self.moments, name), taps)
+        if not weights.zero_mean:
+            raise self.refuse(
+                node,
+                "its weights have a mean other than 0, which is supported only in a sequence of"
+                " modules",
+            )
+        axis = layout.channel_axis
+        out = Layout(weights.out_channels, taps.positions, axis)
+        self.add(node, Weights(WeightLayer(name, taps, weights)), [source], out)
+
+    def _weight_module(self, node: Node) -> tuple[str, nn.Module]:
+        name = node.path
+        if node.kind != "module":
+            weight = node.arguments["weight"]
+            path = weight.path if isinstance(weight, Node) and weight.kind == "parameter" else ""
+            name = path.rpartition(".")[0]
+        module = self.modules.get(name)
+        if name not in self.moments or module is None:
+            raise self.refuse(node, "its weight is not that of a linear or convolution layer")
+        if name in self._used:
+            raise self.refuse(
+                node,
+                f"the weights of layer {name} are used twice; theory needs independent weights in"
+                " each layer",
+            )
+        self._used.add(name)
+        return name, module
+
+    def refuse(self, node: Node, reason: str) -> UnpredictableLayer:
+        """Return the error for a node that theory cannot predict."""
+        line = f" ({node.line})" if node.line else ""
+        return UnpredictableLayer(step_name(node), reason + line)
+
+
+def step_name(node: Node) -> str:
+    """Return the module path of a node, with the operation unless the node is a module's call."""
+    if node.kind in ("module", "input"):
+        return node.path or node.operation
+    return f"{node.path}.{node.operation}" if node.path else node.operation
+
+
+def first_field(node: Node) -> Node:
+    """Return the first input that depends on the images."""
+    return next(value for value in node.inputs if value.depends_on_images)
+
+
+def as_function(node: Node) -> Callable[[Tensor], Tensor]:
+    """Return a node's call as a float64 function of its first input that depends on the images."""
+    source = first_field(node)
+    if isinstance(node.target, nn.Module):
+        from torch.func import functional_call
+
+        state = copy_state(node.target, "cpu")
+        return lambda x: functional_call(node.target, state, (x.clone(),))
+
+    def run(x: Tensor) -> Tensor:
+        result: Tensor = node.run(lambda other: x if other is source else _value(other))
+        return result
+
+    return run
+
+
+def _value(node: Node) -> Any:
+    return node.target.detach().double() if isinstance(node.target, Tensor) else node.target
+
+
+def elementwise_function(node: Node) -> Function | None:
+    """Return a node as an elementwise function, None if it is not one."""
+    if isinstance(node.target, nn.Module):
+        return elementwise(node.target)
+    fields = [value for value in node.inputs if value.depends_on_images]
+    if len(fields) != 1 or node.shape != fields[0].shape:
+        return None
+    return elementwise(_AsModule(as_function(node)))
+
+
+class _AsModule(nn.Module):
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return self._function(x)
+
+
+def _one_tap(n_images: int, layout: Layout) -> Taps:
+    """Return the table of a linear layer that reads the channels of each position alone."""
+    points = n_images * layout.n_positions
+    index = 1 + torch.arange(points)[:, None]
+    return Taps(index, points, layout.positions, is_linear=False)

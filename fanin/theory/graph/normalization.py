@@ -1,0 +1,98 @@
+"""Steps of normalizations."""
+
+from __future__ import annotations
+
+from math import lcm
+
+import torch.nn.functional as F
+
+from fanin.graph import Node
+from fanin.theory.graph.build import Builder
+from fanin.theory.graph.elementary import Mixing, Scale
+from fanin.theory.graph.operations import NormalizeChannels, PerChannel
+from fanin.theory.graph.over_channels import ChannelNorm, group_norm_rule
+
+
+def batch_norm(builder: Builder, node: Node) -> None:
+    """Add batch normalization: by the batch's statistics, or by running ones."""
+    arguments = node.arguments
+    layout = builder.layout_of(arguments["input"])
+    if layout.channel_axis != 1:
+        raise builder.refuse(node, "it reads positions of the image as channels")
+    if arguments["training"]:
+        eps = arguments["eps"]
+        rule = layout.on_samples(
+            lambda x: F.batch_norm(x, None, None, training=True, eps=eps), layout
+        )
+        _add(builder, node, PerChannel(Mixing(rule)))
+        return
+    mean = builder.constant(node, arguments["running_mean"])
+    var = builder.constant(node, arguments["running_var"])
+    rate = (var + arguments["eps"]) ** -0.5
+    _add(builder, node, PerChannel(Scale(rate, -mean * rate)))
+
+
+def instance_norm(builder: Builder, node: Node) -> None:
+    """Add normalization of each channel of each image."""
+    arguments = node.arguments
+    if not arguments["use_input_stats"]:
+        raise builder.refuse(node, "instance_norm with running statistics is not supported")
+    layout = builder.layout_of(arguments["input"])
+    eps = arguments["eps"]
+    rule = layout.on_samples(lambda x: F.instance_norm(x, eps=eps), layout)
+    _add(builder, node, PerChannel(Mixing(rule)))
+
+
+def group_norm(builder: Builder, node: Node) -> None:
+    """Add group normalization; with one group it is layer normalization over all positions."""
+    arguments = node.arguments
+    layout, groups = builder.layout_of(arguments["input"]), arguments["num_groups"]
+    if groups == 1:
+        _add(builder, node, NormalizeChannels(ChannelNorm(True, True, arguments["eps"])))
+        return
+    if layout.is_flat:
+        raise builder.refuse(node, "group_norm after flattening is not supported")
+    size = layout.channels // groups
+    builder.sample_multiple = lcm(builder.sample_multiple, size)
+    _add(builder, node, PerChannel(group_norm_rule(size, arguments["eps"])))
+
+
+def layer_norm(builder: Builder, node: Node) -> None:
+    """Add normalization of each image over channels, at each position or over all of them."""
+    _over_last_axes(builder, node, centred=True)
+
+
+def rms_norm(builder: Builder, node: Node) -> None:
+    """Add division of each image by its root mean square over channels."""
+    _over_last_axes(builder, node, centred=False)
+
+
+def _over_last_axes(builder: Builder, node: Node, centred: bool) -> None:
+    arguments = node.arguments
+    layout = builder.layout_of(arguments["input"])
+    count = len(arguments["normalized_shape"])
+    first = layout.n_axes - count
+    if not first <= layout.channel_axis:
+        raise builder.refuse(node, "it normalizes positions without channels")
+    if count not in (1, layout.n_axes - 1):
+        raise builder.refuse(node, "it normalizes over some of the positions only")
+    over_positions = layout.is_flat or (count > 1 and bool(layout.positions))
+    eps = arguments["eps"]
+    norm = ChannelNorm(over_positions, centred, 1e-7 if eps is None else eps)
+    _add(builder, node, NormalizeChannels(norm))
+
+
+def _add(builder: Builder, node: Node, operation: PerChannel | NormalizeChannels) -> None:
+    """Add the normalization, then its scale and shift."""
+    arguments = node.arguments
+    source = builder.step_of(arguments["input"])
+    layout = builder.layouts[source]
+    scale, shift = (
+        default if arguments.get(name) is None else builder.constant(node, arguments[name])
+        for name, default in (("weight", 1.0), ("bias", 0.0))
+    )
+    step = builder.add_part(node, operation, [source], layout)
+    if (scale, shift) == (1.0, 0.0):
+        builder.set(node, step)
+        return
+    builder.add(node, PerChannel(Scale(scale, shift)), [step], layout)

@@ -1,0 +1,217 @@
+"""Table of the operations that theory supports on graphs: a function that adds each one's steps.
+
+To support an operation, write a function of the builder and the node, and add it to `RULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from fanin.graph import Node
+from fanin.theory.graph import shapes
+from fanin.theory.graph.build import Builder, as_function, elementwise_function
+from fanin.theory.graph.elementary import Elementwise, Linear, Mixing, Scale
+from fanin.theory.graph.layout import Layout
+from fanin.theory.graph.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
+from fanin.theory.graph.operations import Add, Concatenate, Multiply, PerChannel
+
+Rule = Callable[[Builder, Node], None]
+
+
+def add_node(builder: Builder, node: Node) -> None:
+    """Add the steps of one node.
+
+    Raises
+    ------
+    UnpredictableLayer
+        Theory has no rule for the operation.
+    """
+    if node.kind == "input":
+        builder.add_images(node)
+        return
+    if not node.depends_on_images:
+        return
+    if node.is_random and node.operation not in RULES:
+        raise builder.refuse(node, f"{node.operation} draws random numbers")
+    if rule := RULES.get(node.operation):
+        rule(builder, node)
+        return
+    function = elementwise_function(node)
+    if function is None:
+        raise builder.refuse(node, f"the operation {node.operation} is not supported")
+    builder.add_rule(node, Elementwise(function))
+
+
+# --- arithmetic ---------------------------------------------------------------------------------
+
+
+def _alias(builder: Builder, node: Node) -> None:
+    builder.set(node, builder.step_of(node.inputs[0]))
+
+
+def _sum(builder: Builder, node: Node, sign: float = 1.0, exchanged: bool = False) -> None:
+    arguments = node.arguments
+    x, y = arguments["input"], arguments["other"]
+    scales = [1.0, sign * float(arguments.get("alpha", 1))]
+    if exchanged:  # rsub: other - input
+        scales = [-1.0, 1.0]
+    if builder.is_field(x) and builder.is_field(y):
+        steps = [
+            _scaled(builder, node, builder.step_of(value), scale)
+            for value, scale in zip((x, y), scales, strict=True)
+        ]
+        builder.add(node, Add(), steps, _broadcast(builder, node, *steps))
+        return
+    field, number, scale = (x, y, scales) if builder.is_field(x) else (y, x, scales[::-1])
+    shift = scale[1] * builder.constant(node, number)
+    source = builder.step_of(field)
+    builder.add(node, PerChannel(Scale(scale[0], shift)), [source], builder.layouts[source])
+
+
+def _scaled(builder: Builder, node: Node, step: int, scale: float) -> int:
+    if scale == 1:
+        return step
+    return builder.add_part(node, PerChannel(Scale(scale)), [step], builder.layouts[step])
+
+
+def _product(builder: Builder, node: Node) -> None:
+    x, y = node.arguments["input"], node.arguments["other"]
+    if builder.is_field(x) and builder.is_field(y):
+        steps = [builder.step_of(x), builder.step_of(y)]
+        if steps[0] == steps[1]:
+            builder.add_rule(node, Elementwise(lambda value: value * value))
+            return
+        builder.add(node, Multiply(), steps, _broadcast(builder, node, *steps))
+        return
+    field, number = (x, y) if builder.is_field(x) else (y, x)
+    factor = builder.constant(node, number)
+    source = builder.step_of(field)
+    builder.add(node, PerChannel(Scale(factor)), [source], builder.layouts[source])
+
+
+def _quotient(builder: Builder, node: Node) -> None:
+    x, y = node.arguments["input"], node.arguments["other"]
+    if not builder.is_field(x) or builder.is_field(y) or node.arguments["rounding_mode"]:
+        raise builder.refuse(node, "only division by a constant is supported")
+    builder.add_rule(node, Scale(1 / builder.constant(node, y)))
+
+
+def _negative(builder: Builder, node: Node) -> None:
+    builder.add_rule(node, Scale(-1.0))
+
+
+def _broadcast(builder: Builder, node: Node, first: int, second: int) -> Layout:
+    layouts = [builder.layouts[first], builder.layouts[second]]
+    same = {(layout.channel_axis, layout.is_flat, layout.n_axes) for layout in layouts}
+    if len(same) > 1:
+        raise builder.refuse(node, "its operands have their channels on different axes")
+    assert node.shape is not None
+    if layouts[0].is_flat:
+        return layouts[0]
+    return Layout.of(node.shape, layouts[0].channel_axis)
+
+
+def _concatenated(builder: Builder, node: Node) -> None:
+    values = node.arguments["tensors"]
+    if not all(builder.is_field(value) for value in values):
+        raise builder.refuse(node, "it concatenates constants with a tensor")
+    steps = [builder.step_of(value) for value in values]
+    layouts = [builder.layouts[step] for step in steps]
+    dim = int(node.arguments["dim"]) % layouts[0].n_axes
+    if dim != layouts[0].channel_axis or len({x.positions for x in layouts}) > 1:
+        raise builder.refuse(node, "only channels of maps of one size can be concatenated")
+    channels = sum(layout.channels for layout in layouts)
+    first = layouts[0]
+    layout = Layout(channels, first.positions, first.channel_axis, first.is_flat)
+    builder.add(node, Concatenate(), steps, layout)
+
+
+# --- pooling and other functions of a map --------------------------------------------------------
+
+
+def _on_map(builder: Builder, node: Node, linear: bool) -> None:
+    layout = builder.layout_of(node.inputs[0])
+    if layout.channel_axis != 1 or layout.is_flat:
+        raise builder.refuse(node, "it reads positions of the image as channels")
+    assert node.shape is not None
+    out = Layout.of(node.shape)
+    function = layout.on_samples(as_function(node), out)
+    builder.add_rule(node, Linear(function) if linear else Mixing(function), out)
+
+
+def _max_pool(builder: Builder, node: Node) -> None:
+    if node.arguments.get("return_indices"):
+        raise builder.refuse(node, "indices of maxima are not supported")
+    _on_map(builder, node, linear=False)
+
+
+def _dropout(builder: Builder, node: Node) -> None:
+    if node.arguments["training"] and node.arguments["p"]:
+        raise builder.refuse(
+            node,
+            "dropout in training mode is supported only in a sequence of modules; call"
+            " model.eval()",
+        )
+    _alias(builder, node)
+
+
+def _head(builder: Builder, node: Node) -> None:
+    """Ignore a softmax at the output: cotangents start at the logits."""
+    if node is not builder.graph.output:
+        raise builder.refuse(node, f"{node.operation} is supported only at the output")
+    _alias(builder, node)
+
+
+def _weights(builder: Builder, node: Node) -> None:
+    builder.add_weights(node)
+
+
+def _refused(reason: str) -> Rule:
+    def refuse(builder: Builder, node: Node) -> None:
+        raise builder.refuse(node, reason)
+
+    return refuse
+
+
+LINEAR: Rule = partial(_on_map, linear=True)
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weights),
+    **dict.fromkeys(("identity", "clone", "contiguous", "to"), _alias),
+    "add": _sum,
+    "sub": partial(_sum, sign=-1.0),
+    "rsub": partial(_sum, exchanged=True),
+    "mul": _product,
+    "div": _quotient,
+    "neg": _negative,
+    "cat": _concatenated,
+    **{f"avg_pool{n}d": LINEAR for n in (1, 2, 3)},
+    **{f"adaptive_avg_pool{n}d": LINEAR for n in (1, 2, 3)},
+    **{f"max_pool{n}d": _max_pool for n in (1, 2, 3)},
+    **{f"adaptive_max_pool{n}d": _max_pool for n in (1, 2, 3)},
+    "interpolate": LINEAR,
+    "batch_norm": batch_norm,
+    "instance_norm": instance_norm,
+    "group_norm": group_norm,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _dropout),
+    **dict.fromkeys(("softmax", "log_softmax"), _head),
+    **shapes.RULES,
+    "detach": _refused("detach() stops the gradient, which is not supported"),
+    **{
+        f"conv_transpose{n}d": _refused("transposed convolutions are not supported")
+        for n in (1, 2, 3)
+    },
+    **{
+        name: _refused("attention is not supported")
+        for name in ("scaled_dot_product_attention", "multi_head_attention")
+    },
+}
+"""Rules by the name of the operation. Any other operation must be elementwise."""
