@@ -20,7 +20,9 @@ class ResidualBlock(nn.Module):
         self.norm1 = make_norm(norm, outputs if version == 1 else inputs)
         self.norm2 = make_norm(norm, outputs)
         changes = inputs != outputs
-        self.project = nn.Conv2d(inputs, outputs, 1, stride) if changes and shortcut == "B" else None
+        self.project = (
+            nn.Conv2d(inputs, outputs, 1, stride) if changes and shortcut == "B" else None
+        )
         self.pad = (outputs - inputs) // 2 if shortcut == "A" else 0
 
     def forward(self, x: Tensor) -> Tensor:

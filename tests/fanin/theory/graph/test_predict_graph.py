@@ -1,30 +1,192 @@
-"""Predictions on graphs against networks drawn at random, and against closed forms."""
+"""Exact results of theory `field` on graphs, and models that it refuses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import re
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fanin.statistics.holm import holm
-from scipy.stats import t as student_t
+from graph_draws import digits
+from residual_modules import ResidualMlp, ResNet
 from torch import Tensor, nn
 
-from fanin.inits import initialize, to_init
-from fanin.theory.field import Sampling, predict_field
+from fanin.inits import to_init
+from fanin.theory.field import FieldTooLarge, Sampling, predict_field
 from fanin.theory.graph import predict_graph
-from fanin.theory.graph.predict import plan_graph
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
-from tests.fanin.theory.graph.measure import measure_graph
-from tests.fanin.theory.graph.residual_modules import (
-    ConvNeXt,
-    DenseNet,
-    ResidualMlp,
-    ResNet,
-    SqueezeExcite,
-    Swish,
+from fanin.theory.prediction import Prediction
+
+
+def predict(model: nn.Module, images: Tensor, init: str = "he_normal", **options) -> Prediction:
+    moments = declared_moments(model, to_init(init))
+    return predict_graph(model, moments, images, **options)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+def test_a_sequence_has_the_moments_of_theory_field(activation: type[nn.Module]):
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), activation(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, stride=2), activation(), nn.Flatten(), nn.Linear(16, 10)),
+    )
+    moments = declared_moments(model, to_init("pytorch_default"))
+    images = digits(3)
+    on_graph = predict_graph(model, moments, images)
+    sequence = predict_field(model, moments, images)
+    assert on_graph.layer_names == sequence.layer_names
+    assert on_graph.method == sequence.method == "exact"
+    for quantity in ("preact_m2", "preact_var", "vjp_m2", "weight_vjp_m2"):
+        torch.testing.assert_close(
+            on_graph.value(quantity), sequence.value(quantity), rtol=1e-9, atol=0
+        )
+
+
+def test_the_signal_doubles_in_each_residual_block_of_relus():
+    """X + W relu(x) adds E[relu(x)^2] Var w fan_in = E[x^2] at He's init, and so does backward."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(64, 32)
+            self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x.flatten(1))
+            for layer in self.layers:
+                x = x + layer(x.relu())
+            return x
+
+    prediction = predict(Net(), digits())
+    assert prediction.layer_names == (
+        *("first", "layers.0", "add", "layers.1", "add_2", "layers.2", "add_3"),
+    )
+    assert prediction.method == "exact"
+    q = prediction.value("preact_m2")[0]
+    torch.testing.assert_close(q[2::2] / q[0], torch.tensor([2.0, 4.0, 8.0]).double().numpy())
+    vjp = prediction.value("vjp_m2")[0]
+    torch.testing.assert_close(vjp[::2], torch.tensor([8.0, 4.0, 2.0, 1.0]).double().numpy())
+
+
+def test_the_variance_after_a_normalization_is_one():
+    prediction = predict(ResidualMlp("layer"), digits(2))
+    is_norm = [name.startswith("norms") for name in prediction.layer_names]
+    m2 = prediction.value("preact_m2")[:, is_norm]
+    torch.testing.assert_close(m2, torch.ones(2, 3).double().numpy(), rtol=1e-5, atol=0)
+
+
+def test_repeats_differ_only_where_samples_are_needed():
+    exact = predict(ResNet(version=2, width=16), digits())
+    assert exact.method == "exact"
+    sampled = predict(ResNet(version=1, width=16), digits())
+    assert sampled.method == "sampled"
+    spread = sampled.repeats["vjp_m2"].std(0)[0]
+    names = dict(zip(sampled.layer_names, spread, strict=True))
+    assert names["fc"] == 0
+    assert names["stem"] > 0
+
+
+class Refused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.again = nn.Conv2d(4, 4, 3, padding=1)
+        self.up = nn.ConvTranspose2d(4, 4, 3)
+        self.fc = nn.Linear(8, 8)
+        self.scale = nn.Parameter(torch.arange(4.0)[:, None, None])
+        self.drop = nn.Dropout(0.5)
+
+
+class WeightsTwice(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(F.relu(self.again(self.conv(x)))).flatten(1)
+
+
+class Detached(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x + self.again(x.detach())
+
+
+class Transposed(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.conv(x))
+
+
+class PositionsAsChannels(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x))
+
+
+class DifferentScales(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.conv(x)
+
+
+class ChannelShuffle(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.again(x.view(-1, 2, 2, 8, 8).transpose(1, 2).reshape(-1, 4, 8, 8))
+
+
+class SoftmaxInside(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.conv(x).softmax(1))
+
+
+class OverImages(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x - x.mean(dim=(0, 2, 3), keepdim=True)
+
+
+class DropoutInTraining(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.drop(self.conv(x)))
+
+
+class TwoOutputs(Refused):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.conv(x)
+        return {"a": x, "b": self.again(x)}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (WeightsTwice, "layer again: the weights of layer again are used twice"),
+        (Detached, r"layer detach: detach\(\) stops the gradient.*x.detach\(\)"),
+        (Transposed, "layer up: transposed convolutions are not supported"),
+        (PositionsAsChannels, "layer fc: it reads positions of the image as channels"),
+        (DifferentScales, r"layer mul: it uses a tensor of different constants.*self.scale"),
+        (ChannelShuffle, r"reshape to \(1, 2, 2, 8, 8\) mixes.*test_predict_graph.py:\d+: return"),
+        (SoftmaxInside, "layer softmax: softmax is supported only at the output"),
+        (OverImages, "layer mean: mean over images or channels is not supported"),
+        (DropoutInTraining, r"layer drop: dropout in training mode.*model.eval\(\)"),
+        (TwoOutputs, r"several outputs \(a, b\)"),
+    ],
 )
+def test_a_refusal_names_the_layer_and_the_line(model: type[nn.Module], message: str):
+    with pytest.raises(UnpredictableLayer, match=re.compile(message, re.S)):
+        predict(model(), digits())
+
+
+def test_weights_of_another_mean_are_refused():
+    with pytest.raises(
+        UnpredictableLayer, match="layer stem: its weights have a mean other than 0"
+    ):
+        predict(ResNet(width=4), digits(), init="uniform")
+
+
+def test_a_large_map_is_refused_with_its_size():
+    with pytest.raises(FieldTooLarge, match="layer input: it has 4225 positions"):
+        predict(ResNet(width=4), torch.rand(1, 1, 65, 65))
+
+
+def test_a_seed_gives_the_same_prediction():
+    first, same, other = (
+        predict(ResNet(width=4), digits(), sampling=Sampling(seed=seed)).repeats["vjp_m2"]
+        for seed in (0, 0, 1)
+    )
+    assert (first == same).all()
+    assert (first != other).any()
