@@ -1,7 +1,7 @@
 """Rules for operations that treat each channel alone: forward distributions and cotangents.
 
 Each rule has a closed form where one exists and otherwise runs the operation on samples
-(docs/appendix/derivations.md, section 7).
+(docs/appendix/derivations.md, section 9).
 """
 
 from __future__ import annotations
