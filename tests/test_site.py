@@ -45,7 +45,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the site with the recipe of `make docs`, which prints one line."""
     folder = tmp_path_factory.mktemp("site")
     target = ["-n", "-o", ".venv/.installed", "docs", f"BIN={Path(sys.executable).parent}"]
-    recipe = subprocess.run(["make", "--no-print-directory", *target], cwd=ROOT, capture_output=True, text=True).stdout
+    make = ["make", "--no-print-directory", *target]  # no other line, also inside another make
+    recipe = subprocess.run(make, cwd=ROOT, capture_output=True, text=True).stdout
     command = recipe.splitlines()[0]
     assert "mkdocs build" in command
     process = subprocess.run(
