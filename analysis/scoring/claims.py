@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -103,7 +104,7 @@ class Pilot:
     """
 
     seeds: tuple[int, ...]
-    date: str
+    date: date
     result: str
 
 

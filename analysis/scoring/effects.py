@@ -20,11 +20,24 @@ def per_seed(statistic: Callable[[pd.DataFrame], float]) -> Effect:
     return effect
 
 
-def tuned(cells: pd.DataFrame, arms: Sequence[str], rate: str, loss: str) -> pd.DataFrame:
-    """Return the loss of each arm at its tuned learning rate: a row per seed, a column per arm.
+def tuned(
+    cells: pd.DataFrame, arms: Sequence[str], rate: str, loss: str, value: str | None = None
+) -> pd.DataFrame:
+    """Return an outcome of each arm at its tuned learning rate: a row per seed, a column per arm.
 
     The rate of a seed is the one with the smallest mean loss over the other seeds, so that the
     seed itself does not choose it. With a single seed, the seed chooses.
+
+    Parameters
+    ----------
+    cells
+        Networks with a column `seed`.
+    arms
+        Columns of the design that distinguish the arms; several give a tuple per arm.
+    rate, loss
+        Columns of the learning rate and of the loss by which it is tuned.
+    value
+        Column of the outcome; by default the loss.
 
     Examples
     --------
@@ -34,12 +47,13 @@ def tuned(cells: pd.DataFrame, arms: Sequence[str], rate: str, loss: str) -> pd.
     [0.3, 0.4]
     """
     table = cells.pivot_table(index=[SEED, *arms], columns=rate, values=loss)
+    values = cells.pivot_table(index=[SEED, *arms], columns=rate, values=value or loss)
     by_seed = {}
     seeds = table.index.get_level_values(SEED).unique()
     for seed in seeds:
         others = table.drop(seed, level=SEED) if len(seeds) > 1 else table
         best = others.groupby(level=list(arms)).mean().idxmin(axis=1)
-        own = table.xs(seed, level=SEED)
+        own = values.xs(seed, level=SEED)
         by_seed[seed] = pd.Series({arm: own.at[arm, best[arm]] for arm in own.index})
     return pd.DataFrame(by_seed).T
 

@@ -69,14 +69,14 @@ def null_cells(
 
 
 def _constants(outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every cell has the same outcome: the smallest, median and largest measured one."""
+    """Give every cell the same outcome: the smallest, median and largest measured one."""
     for name, quantile in (("smallest", 0.0), ("median", 0.5), ("largest", 1.0)):
         values = {column: _quantiles(cells[column], np.array([quantile]))[0] for column in outcomes}
         yield f"constant ({name})", cells.assign(**values)
 
 
 def _shuffles(outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Within each seed, the outcomes belong to other cells."""
+    """Exchange the outcomes of cells within each seed."""
     rng = np.random.default_rng(0)
     positions = list(cells.reset_index(drop=True).groupby(SEED).indices.values())
     for n in range(N_SHUFFLES):
@@ -92,7 +92,7 @@ def _shuffles(outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[tuple[st
 def _trends(
     column: str, outcomes: Sequence[str], cells: pd.DataFrame
 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The outcome rises, or falls, with one column of the design and with nothing else."""
+    """Make the outcome rise, or fall, with one column of the design and with nothing else."""
     if column not in cells:
         design = set(map(str, cells.columns)) - set(outcomes)
         raise FaninError(f"null model: no column {column}; {suggest(column, design)}")
