@@ -62,9 +62,15 @@ def _rank_correlation(cells: pd.DataFrame, late: bool = True) -> float:
 
 
 def _slope(cells: pd.DataFrame) -> float:
+    """Return the smaller of the slopes on the two sides of the critical point.
+
+    Both sides count, because xi_c rises with the weight variance on one and falls on the other.
+    """
     depths = _at(cells, late=True)
+    critical = depths.loc[depths["xi_c"].idxmax(), "weight_var"]
     off_critical = depths[depths["xi_c"] < cells["depth"].max()]
-    return slope(np.log(off_critical["xi_c"]), np.log(off_critical["trainable"]))
+    sides = off_critical.groupby(off_critical["weight_var"] < critical)
+    return min(slope(np.log(side["xi_c"]), np.log(side["trainable"])) for _, side in sides)
 
 
 def summarize(results: Results) -> dict[str, pd.DataFrame]:

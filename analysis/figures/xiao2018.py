@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -16,16 +17,14 @@ from analysis.scoring.summary import CELLS
 
 SIZE = (7.2, 2.7)  # inches
 DELTA, GAUSSIAN = "delta_orthogonal", "lecun_normal"
-CRITICAL = 1.0066  # sigma_w^2 of the critical point; the YAML says how it was computed
-ORDERED, CHAOTIC = 0.8, 1.6  # sigma_w^2 on both sides of it
-ARMS = ["init", "weight_var"]
-STYLES: dict[tuple[str, float], dict[str, Any]] = {
+CRITICAL, ORDERED, CHAOTIC = "critical", "ordered", "chaotic"
+NEAR_CRITICAL = (0.95, 1.1)  # weight variances of critical points with small bias variance
+ARMS = ["init", "phase"]
+STYLES: dict[tuple[str, str], dict[str, Any]] = {
     (DELTA, CRITICAL): {"color": PALETTE[0], "label": "delta-orthogonal, critical"},
     (GAUSSIAN, CRITICAL): {"color": PALETTE[3], "linestyle": "--", "label": "Gaussian, critical"},
     (DELTA, ORDERED): {
-        "color": PALETTE[2],
-        "linestyle": "-.",
-        "label": "delta-orthogonal, ordered",
+        **{"color": PALETTE[2], "linestyle": "-.", "label": "delta-orthogonal, ordered"}
     },
     (DELTA, CHAOTIC): {"color": PALETTE[4], "linestyle": ":", "label": "delta-orthogonal, chaotic"},
 }
@@ -56,10 +55,17 @@ def _growth(cells: pd.DataFrame) -> pd.Series:
     return _delta_advantage(cells) - _delta_advantage(cells, deepest=False)
 
 
+def with_phase(table: pd.DataFrame, weight_var: pd.Series) -> pd.DataFrame:
+    """Add the columns `weight_var` and `phase`."""
+    low, high = NEAR_CRITICAL
+    phase = np.where(weight_var < low, ORDERED, np.where(weight_var > high, CHAOTIC, CRITICAL))
+    return table.assign(weight_var=weight_var.round(4), phase=phase)
+
+
 def summarize(results: Results) -> dict[str, pd.DataFrame]:
     """Return the final loss of each network, and the curves."""
     outcomes, curves = (
-        table.assign(weight_var=(table["gain"].astype(float) ** 2).round(4)).drop(columns="gain")
+        with_phase(table.drop(columns="gain"), table["gain"].astype(float) ** 2)
         for table in training_outcomes(results, DESIGN)
     )
     about = ["model.width", "data.n_train", "data.side", "train.steps", "optim.momentum"]
@@ -71,6 +77,8 @@ def caption(tables: Tables) -> str:
     """Write the caption."""
     cells, setting = tables[CELLS], tables["setting"].iloc[0]
     rates = ", ".join(f"{rate:g}" for rate in sorted(cells["lr"].unique()))
+    by_phase = cells.groupby("phase")["weight_var"].first().sort_values()
+    variances = ", ".join(f"{phase} {value:g}" for phase, value in by_phase.items())
     return (
         f"Tanh CNNs of 3 x 3 convolutions with {setting['model.width']:.0f} channels and circular "
         f"padding on {setting['data.n_train']:,.0f} images of MNIST, {setting['data.side']:.0f} x "
@@ -78,8 +86,7 @@ def caption(tables: Tables) -> str:
         f"{setting['train.steps']:,.0f} steps. Training loss / loss at chance at the learning rate "
         f"with the smallest final loss, of {rates}: mean over n = {cells['seed'].nunique()} seeds; "
         "band: their range. In the table, the rate of a seed is tuned on the other seeds. "
-        f"Variances of the weights times fan-in: critical {CRITICAL}, ordered {ORDERED}, chaotic "
-        f"{CHAOTIC}."
+        f"Variances of the weights times fan-in: {variances}."
     )
 
 
@@ -91,8 +98,8 @@ def figures(tables: Tables) -> dict[str, Figure]:
     axes = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
     runs = curves.merge(best_rates(cells, ["depth", *ARMS]), on=["depth", *ARMS, "lr"])
     for axis, depth in zip(axes, depths, strict=True):
-        for (init, weight_var), style in STYLES.items():
-            arm = (runs["init"] == init) & (runs["weight_var"] == weight_var)
+        for (init, phase), style in STYLES.items():
+            arm = (runs["init"] == init) & (runs["phase"] == phase)
             plot_runs(axis, runs[arm & (runs["depth"] == depth)], **style)
         axis.set_title(f"{depth:.0f} weight layers", fontsize="medium")
     axes[0].set_ylabel("training loss / chance")

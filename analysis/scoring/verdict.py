@@ -147,7 +147,7 @@ def seeds_needed(sd: float, margin: float, power: float = 0.9, level: float = 0.
     Examples
     --------
     >>> seeds_needed(sd=0.1, margin=0.2)
-    6
+    5
     """
     for n in range(2, 1000):
         noncentral = margin / sd * np.sqrt(n) if sd else np.inf
