@@ -90,35 +90,38 @@ def null_cells(
 def _constants(outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Give every cell the same outcome: the smallest, median and largest measured one."""
     for quantile in (0.0, 0.5, 1.0):
-        values = {column: _quantiles(cells[column], np.array([quantile]))[0] for column in outcomes}
-        yield cells.assign(**values)
+        yield _replace(outcomes, cells, np.full(len(cells), quantile))
 
 
 def _shuffles(outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Exchange the outcomes of cells within each seed."""
+    """Exchange the outcomes of cells within each seed, of cells that measure the same outcomes."""
     rng = np.random.default_rng(0)
-    positions = list(cells.reset_index(drop=True).groupby(SEED).indices.values())
+    measured = cells[list(outcomes)].notna().apply(tuple, axis=1).to_numpy()
+    groups = list(
+        cells.reset_index(drop=True).groupby([cells[SEED].to_numpy(), measured]).indices.values()
+    )
     for _ in range(N_SHUFFLES):
         order = np.arange(len(cells))
-        for rows in positions:
+        for rows in groups:
             order[rows] = rng.permutation(rows)
         yield cells.assign(**{column: cells[column].to_numpy()[order] for column in outcomes})
 
 
-def _trends(
-    column: str, outcomes: Sequence[str], cells: pd.DataFrame
-) -> Iterator[pd.DataFrame]:
+def _trends(column: str, outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Make the outcome rise, or fall, with one column of the design and with nothing else."""
     if column not in cells:
         design = set(map(str, cells.columns)) - set(outcomes)
         raise FaninError(f"null model: no column {column}; {suggest(column, design)}")
-    rank = cells[column].rank(pct=True).to_numpy()
-    for position in (rank, 1 - rank + rank.min()):
-        yield cells.assign(**{name: _quantiles(cells[name], position) for name in outcomes})
+    for sign in (1, -1):
+        yield _replace(outcomes, cells, (sign * cells[column]).rank(pct=True).to_numpy())
 
 
-def _quantiles(values: pd.Series, positions: np.ndarray) -> np.ndarray:
-    """Return quantiles that are measured values; non-finite values sort last."""
-    ordered = np.sort(values.to_numpy(float))
-    index = np.clip(np.ceil(positions * len(ordered)).astype(int) - 1, 0, len(ordered) - 1)
-    return ordered[index]
+def _replace(outcomes: Sequence[str], cells: pd.DataFrame, positions: np.ndarray) -> pd.DataFrame:
+    """Replace measured outcomes by the quantiles of all measured ones at these positions."""
+    replaced = {}
+    for name in outcomes:
+        values = cells[name].to_numpy(float, copy=True)
+        ordered = np.sort(values[~np.isnan(values)])
+        index = np.clip(np.ceil(positions * len(ordered)).astype(int) - 1, 0, len(ordered) - 1)
+        replaced[name] = np.where(np.isnan(values), np.nan, ordered[index])
+    return cells.assign(**replaced)
