@@ -115,8 +115,8 @@ def caption(tables: Tables) -> str:
     return (
         "ReLU networks of constant width under He's init. beta: sum of 1/width over the hidden "
         f"layers. Left: steps until the test error is {ERROR:.0%} on MNIST "
-        f"({setting['data.n_train']:,.0f} images, batches of {setting['train.batch_size']:.0f}), at "
-        f"the fastest learning rate of {', '.join(f'{rate:g}' for rate in rates)}; "
+        f"({setting['data.n_train']:,.0f} images, batches of {setting['train.batch_size']:.0f}), "
+        f"at the fastest learning rate of {', '.join(f'{rate:g}' for rate in rates)}; "
         f"{2 * setting['train.steps']:,.0f} means not within {setting['train.steps']:,.0f}. "
         "Middle: variance over draws of the log length of a layer's activations, for one Gaussian "
         f"image. Right: mean length at width 64. Symbols: mean over n = {n} seeds (of "

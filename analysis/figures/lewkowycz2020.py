@@ -79,6 +79,7 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
         (values[:, 1:] > values[:, :-1] * (1 + MIN_RISE)).any(axis=1), index=by_step.index
     )
     diverges = (cells["outcome"] == "diverged").to_numpy()
+    late = ids.map(_late_sharpness(results)).clip(lower=1e-9).where(~diverges)
     table = pd.DataFrame(
         {
             "seed": cells["seed"].astype(int),
@@ -88,7 +89,8 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
             "x": cells["optim.lr"].astype(float) * initial,
             "rises": (ids.map(rises).fillna(True).astype(bool) | diverges).astype(float),
             "diverges": diverges.astype(float),
-            "flattening": np.log2(ids.map(_late_sharpness(results)).clip(lower=1e-9) / initial),
+            # A network that diverged has no late curvature; no effect reads its 0.
+            "flattening": np.log2(late / initial).fillna(0.0),
         }
     )
     about = ["model.width", "data.n_train", "train.steps"]
@@ -108,10 +110,10 @@ def caption(tables: Tables) -> str:
     return (
         f"Networks of width {setting['model.width']:.0f} under full-batch gradient descent with "
         f"mean squared error on {setting['data.n_train']:.0f} images of MNIST, "
-        f"{setting['train.steps']:.0f} steps. Dots: networks of n = {cells['seed'].nunique()} seeds "
-        f"and {cells['gain'].nunique()} gains of the weights. Horizontal: learning rate in units of "
-        "1 / lambda_0, with lambda_0 the largest Hessian eigenvalue at initialization, measured for "
-        "each network; lines: 2 and 4. Vertical: that eigenvalue at the end of training, relative "
+        f"{setting['train.steps']:.0f} steps. Dots: networks of n = {cells['seed'].nunique()} "
+        f"seeds and {cells['gain'].nunique()} gains of the weights. Horizontal: learning rate in "
+        "units of 1 / lambda_0, with lambda_0 the largest Hessian eigenvalue at initialization, "
+        "measured for each network; lines: 2 and 4. Vertical: that eigenvalue at the end of training, relative "
         "to lambda_0 (networks that diverged: at the bottom)."
     )
 
@@ -127,8 +129,8 @@ def figures(tables: Tables) -> dict[str, Figure]:
         "loss rises first": {"color": PALETTE[1], "marker": "^", "s": 12},
         "diverges": {"color": "black", "marker": "x", "s": 12, "linewidth": 0.8},
     }
-    regime = np.where(cells["diverges"] > 0, "diverges",
-                      np.where(cells["rises"] > 0, "loss rises first", "loss falls at once"))  # fmt: skip
+    rises = np.where(cells["rises"] > 0, "loss rises first", "loss falls at once")
+    regime = np.where(cells["diverges"] > 0, "diverges", rises)
     for axis, (network, name) in zip(axes, NETWORKS.items(), strict=True):
         for label, style in styles.items():
             rows = cells[(cells["network"] == network) & (regime == label)]

@@ -95,8 +95,8 @@ def caption(tables: Tables) -> str:
         f"{setting['data.n_train']:,.0f} images of CIFAR-10, {setting['data.side']:.0f} x "
         f"{setting['data.side']:.0f} pixels, {setting['train.steps']:,.0f} steps of SGD with "
         f"momentum, learning rate {setting['optim.lr']:g} with three steps down: test accuracy, "
-        f"mean and standard error over n = {cells['seed'].nunique()} seeds. Orthonormal inits: LSUV "
-        "and orthonormal; scaled Gaussian: Xavier and He. In the last quarter of training the "
+        f"mean and standard error over n = {cells['seed'].nunique()} seeds. Orthonormal inits: "
+        "LSUV and orthonormal; scaled Gaussian: Xavier and He. In the last quarter of training the "
         f"accuracy changed by at most {gain.max():.3f} (mean over networks of an init)."
     )
 
