@@ -113,8 +113,8 @@ def caption(tables: Tables) -> str:
         f"{setting['train.steps']:.0f} steps. Dots: networks of n = {cells['seed'].nunique()} "
         f"seeds and {cells['gain'].nunique()} gains of the weights. Horizontal: learning rate in "
         "units of 1 / lambda_0, with lambda_0 the largest Hessian eigenvalue at initialization, "
-        "measured for each network; lines: 2 and 4. Vertical: that eigenvalue at the end of training, relative "
-        "to lambda_0 (networks that diverged: at the bottom)."
+        "measured for each network; lines: 2 and 4. Vertical: that eigenvalue at the end of "
+        "training, relative to lambda_0 (networks that diverged: at the bottom)."
     )
 
 

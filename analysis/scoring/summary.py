@@ -64,7 +64,7 @@ def write_summary(summary: Summary, folder: Path = FOLDER) -> Path:
     """
     frames = [frame.assign(**{TABLE: name}) for name, frame in summary.tables.items()]
     table = pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
-    metadata = {ABOUT: json.dumps(dict(summary.about), sort_keys=True)}
+    metadata = {ABOUT: json.dumps(dict(summary.about), sort_keys=True, default=str)}
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata(metadata), sink, compression="zstd", compression_level=19
