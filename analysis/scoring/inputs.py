@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ class History:
     Attributes
     ----------
     commit, date
-        First commit with the present section `scoring`, and its day; `not committed` if the
-        section differs from the last commit.
+        First commit with the present claims of the section `scoring`, and its day; `not committed`
+        if they differ from the last commit.
     later_changes
         Later commits that changed the sweep's YAML or the study's module, newest first.
     """
@@ -70,15 +71,20 @@ def inputs_digest(name: str) -> str:
     return digest.hexdigest()[:12]
 
 
+def criteria(definition: Mapping[str, Any]) -> Any:
+    """Return the claims of a sweep's YAML, without the pilot and the number of seeds."""
+    return (definition.get("scoring") or {}).get("claims")
+
+
 def scoring_history(name: str) -> History:
     """Return the commit of a study's present criteria, and the changes since."""
     path = sweep_path(name).relative_to(REPOSITORY)
-    present = sweep_definition(name).get("scoring")
+    present = criteria(sweep_definition(name))
     first = None
     for line in (git("log", "--format=%h %cs", "--", str(path)) or "").splitlines():
         commit, date = line.split()
         text = git("show", f"{commit}:{path}")
-        if text is None or (yaml.safe_load(text) or {}).get("scoring") != present:
+        if text is None or criteria(yaml.safe_load(text) or {}) != present:
             break
         first = commit, date
     if first is None:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from analysis.figures.study import format_interval
 from analysis.figures.style import use_style
 from analysis.scoring.claims import Scoring
 from analysis.scoring.inputs import (
     History,
+    criteria,
     inputs_digest,
     scored_sweeps,
     scoring_history,
@@ -155,15 +154,10 @@ def _criteria(section: Section) -> str:
     parts.append(f"Seeds: {scoring.seeds}, {scoring.seeds_reason}.")
     changes = "; ".join(history.later_changes) or "none"
     parts.append(f"Later changes of the YAML or the module: {changes}.")
-    present = sweep_definition(section.name)["scoring"]
-    if section.summary is not None and section.summary.about["scoring"] != plain(present):
+    summary = section.summary
+    if summary is not None and criteria(summary.about) != criteria(sweep_definition(section.name)):
         parts.append("**The criteria changed after the run.**")
     return " ".join(parts)
-
-
-def plain(value: Any) -> Any:
-    """Return a YAML value as JSON stores it: dates as text."""
-    return json.loads(json.dumps(value, default=str))
 
 
 def _provenance(summary: Summary) -> str:
