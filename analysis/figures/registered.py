@@ -39,8 +39,6 @@ def differences(results: Results, record: Mapping[str, Any]) -> tuple[str, ...]:
         The YAML does not exist any more, or is invalid.
     """
     size = record.get("size", STANDARD)
-    if size == "small":
-        return (SIZE,)
     loader = config_loader()
     catalog = compose_catalog(loader, "config", ())
     overrides = [f"sweep={record['sweep']}", f"{SIZE}={size}"]
@@ -55,7 +53,7 @@ def differences(results: Results, record: Mapping[str, Any]) -> tuple[str, ...]:
         for key in CRITERIA
         if _text(getattr(request.named, key, None)) != _text(record.get(key))
     ]
-    return (*keys, *changed)
+    return (*([SIZE] if size == "small" else []), *keys, *changed)
 
 
 def _values(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a study's verdict depends on: its YAML, its module, and the history of its criteria."""
+"""Inputs of a study's verdict: its YAML, its module, and the history of its criteria."""
 
 from __future__ import annotations
 

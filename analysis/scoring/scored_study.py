@@ -22,7 +22,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 @dataclass(frozen=True)
 class ScoredStudy:
-    """How a publication's sweep is summarized, scored and drawn: `STUDY` of its module.
+    """Functions that summarize, score and draw a publication's sweep: `STUDY` of its module.
 
     Attributes
     ----------
