@@ -147,7 +147,8 @@ def figures(tables: Tables) -> dict[str, Figure]:
     right.set_xlabel("layer")
     right.set_ylabel("mean length")
     for axis in (left, middle, right):
-        axis.legend(frameon=False, fontsize="x-small")
+        if axis.get_legend_handles_labels()[0]:  # a small run may lack a width
+            axis.legend(frameon=False, fontsize="x-small")
         sns.despine(ax=axis)
     return {"hanin2018": figure}
 

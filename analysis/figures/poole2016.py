@@ -104,7 +104,7 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
 def _maps(table: pd.DataFrame, bias_var: float) -> pd.DataFrame:
     """Apply the maps repeatedly to the mean of the first layer of each start; add fixed points."""
     first = table[table["layer"] == 1].groupby(["gain", "start"])[["q", "c"]].mean().reset_index()
-    gain, q, c = (first[name].to_numpy(float) for name in ("gain", "q", "c"))
+    gain, q, c = (first[name].to_numpy(float, copy=True) for name in ("gain", "q", "c"))
     frames = []
     for layer in sorted(table["layer"].unique()):
         frames.append(first[["gain", "start"]].assign(layer=layer, q_map=q, c_map=c))
