@@ -214,6 +214,30 @@ def test_page_and_figures_are_made_from_the_summary_alone(
     assert (page.parent / linked[0]).stat().st_size > 1000
 
 
+def test_a_summary_names_the_run_and_refuses_too_few_seeds_and_those_of_the_pilot(
+    draw: Callable[[str], Drawn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = draw("poole2016").results
+    record = launch_record(results)
+    with pytest.raises(FaninError, match="2 seeds, but a verdict needs 5"):
+        summarize.summarize(results)
+
+    def record_with(**changed: object) -> None:
+        scoring = {**record["scoring"], "seeds": 2, **changed}
+        monkeypatch.setattr(summarize, "launch_record", lambda _: {**record, "scoring": scoring})
+
+    record_with(pilot={"seeds": [1], "date": "2026-11-30", "result": "none"})
+    with pytest.raises(FaninError, match=r"seeds \[1\] are those of the pilot"):
+        summarize.summarize(results)
+    record_with()
+    about = summarize.summarize(results).about
+    assert about["command"] == "fanin run -m sweep=poole2016 sweep.size=small"
+    assert about["commit"] == results.cells["code"].iloc[0]
+    assert about["clean"] == ("+" not in about["commit"])
+    assert (about["n_cells"], about["seeds"]) == (len(results.cells), [0, 1])
+    assert about["versions"]["torch"] == results.cells["torch"].iloc[0]
+
+
 def test_a_summary_over_1_mb_is_refused(tmp_path: Path) -> None:
     noise = pd.DataFrame({"seed": 0, "value": np.random.default_rng(0).random(200_000)})
     with pytest.raises(FaninError, match="more than 1,000,000"):
