@@ -13,7 +13,7 @@ SHOW_PROGRESS := /^(Collecting|Requirement already satisfied)/ \
 # Run test files in parallel, one process per core, each file in one process.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-slow test-slurm test-all faults lint format lock docs clean
+.PHONY: help setup demo test test-slow test-slurm test-all faults lint format lock docs pages docs-status clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -74,6 +74,12 @@ lock: $(STAMP)   ## write requirements.lock from the packages in .venv
 docs: $(STAMP)   ## build the documentation as a website, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Done. Open site/index.html; its search needs a server: python3 -m http.server --directory site"
+
+pages: $(STAMP)  ## write docs/reproductions.md and its figures from docs/summaries/
+	$(BIN)/python -m analysis.studies.reproductions --write docs/reproductions.md
+
+docs-status: $(STAMP) ## list generated blocks of docs/ whose inputs changed since
+	$(BIN)/python -m analysis.studies.docs_status
 
 clean:           ## remove .venv and caches, but not results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info site

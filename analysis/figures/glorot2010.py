@@ -1,8 +1,7 @@
-"""Study `glorot2010`: activations and back-propagated gradients by layer (Figs 6 and 7)."""
+"""Study `glorot2010`: standard against normalized init of a tanh network (Table 1, Figs 6, 7)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,150 +9,145 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE
+from analysis.figures.training_runs import best_rates
 from analysis.load import Results
+from analysis.scoring.effects import per_seed, tuned
+from analysis.scoring.scored_study import ScoredStudy, Tables
+from analysis.scoring.summary import CELLS
 from fanin.errors import FaninError
-from fanin.statistics.interval import Interval, mean_interval
 
-CLAIM = (
-    "Under the standard init U(-1/sqrt(n), 1/sqrt(n)), the activations of a tanh network shrink "
-    "from layer to layer, and so do its back-propagated gradients. Under the normalized init, "
-    "neither does."
-)
-SIZE = (6.6, 4.6)  # inches
-INITS = {"lecun_uniform": "standard", "xavier_uniform": "normalized"}
+SIZE = (7.2, 2.6)  # inches
+STANDARD, NORMALIZED = "lecun_uniform", "xavier_uniform"
+INITS = {STANDARD: "standard", NORMALIZED: "normalized"}
 # Quantity in the `layers` table: quantity in the `histograms` table, label.
 SIGNALS = {"act_m2": ("act", "activation"), "grad_m2": ("grad", "back-propagated gradient")}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), "--", "-.", ":")
+CHANCE = 0.9  # test error at chance, of ten classes
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test whether activations and gradients keep their standard deviation from layer to layer.
-
-    Parameters
-    ----------
-    results
-        Results of the sweep `glorot2010`.
-    criterion
-        Bounds on the ratio of two standard deviations: that of the layer that the signal reaches
-        last, divided by that of the layer that it reaches first. `uneven`: upper bound for the
-        standard init. `even`: lower bound for the normalized init.
-    """
-    if results.layers.empty or results.histograms.empty:
-        raise FaninError(f"{results.folder.root}: no layer has been measured yet; run the sweep")
-    deviations = _deviations(results)
-    draws = deviations.groupby("init")["draw"].nunique().min()
-    width = int(results.cells["model.width"].max())
-    caption = (
-        f"Tanh network with 5 hidden layers of {width} units at initialization, digits of 28 x 28 "
-        "pixels. Histograms of activations (top) and of gradients of the loss with respect to the "
-        "pre-activations (bottom), one network each. Left: standard init, right: normalized init. "
-        f"The table has geometric means over {draws} draws of the weights, with 95 % intervals."
-    )
-    return Study(
-        CLAIM,
-        {"glorot2010": _figure(results)},
-        caption,
-        tuple(_claim_results(deviations, criterion)),
-    )
+def _error_difference(cells: pd.DataFrame) -> pd.Series:
+    errors = tuned(cells, ["init"], "lr", "error")
+    return errors[STANDARD] - errors[NORMALIZED]
 
 
-def _deviations(results: Results) -> pd.DataFrame:
-    """Return the standard deviation over units and images for each draw and hidden layer."""
-    configs = results.cells[["cell_id", "init", "model.depth"]]
-    layers = results.layers[results.layers["quantity"].isin(list(SIGNALS))]
-    layers = layers[(layers["image"] == -1)].merge(configs)
-    hidden = layers[(layers["layer"] > 0) & (layers["layer"] < layers["model.depth"])]
-    return pd.DataFrame(
+def _evenness(cells: pd.DataFrame, name: str) -> float:
+    by_init = cells.groupby("init")[name].mean()
+    return float(by_init[NORMALIZED] - by_init[STANDARD])
+
+
+def summarize(results: Results) -> dict[str, pd.DataFrame]:
+    """Return errors and changes over the layers of each network, and histograms of seed 0."""
+    if results.layers.empty or results.histograms.empty or results.curves.empty:
+        raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
+    cells = results.cells
+    table = pd.DataFrame(
         {
-            "init": hidden["init"].astype(str),
-            "draw": hidden["cell_id"].astype(str) + "/" + hidden["draw"].astype(str),
-            "quantity": hidden["quantity"].astype(str),
-            "layer": hidden["layer"].astype(int),
-            "sd": np.sqrt(hidden["value"]),
+            "cell_id": cells["cell_id"].astype(str),
+            "seed": cells["seed"].astype(int),
+            "init": cells["init"].astype(str),
+            "lr": cells["optim.lr"].astype(float),
+            "error": (1 - cells["test_accuracy"]).fillna(CHANCE),
         }
     )
+    table = table.merge(_changes(results), on="cell_id")
+    first = table.sort_values(["seed", "lr"]).groupby("init")["cell_id"].first()
+    bins = results.histograms.assign(cell_id=results.histograms["cell_id"].astype(str))
+    bins = bins[bins["cell_id"].isin(first) & (bins["draw"] == 0) & (bins["step"] == 0)]
+    bins = bins.merge(table[["cell_id", "init"]], on="cell_id")
+    bins = bins[(bins["layer"] > 0) & (bins["layer"] < bins["layer"].max())]
+    kept = ["init", "quantity", "layer", "left", "right", "count"]
+    bins = bins[bins["quantity"].isin([name for name, _ in SIGNALS.values()])][kept]
+    about = ["model.width", "model.depth", "data.n_train", "data.n_test", "train.steps"]
+    return {
+        CELLS: table.drop(columns="cell_id"),
+        "histograms": bins.astype({"quantity": str}).reset_index(drop=True),
+        "setting": cells[about].iloc[:1].astype(float).reset_index(drop=True),
+    }
 
 
-def sd_ratio(deviations: pd.DataFrame, init: str, quantity: str) -> Interval:
-    """Return the ratio of two standard deviations: last layer over first.
+def _changes(results: Results) -> pd.DataFrame:
+    """Return log2 of the ratio of standard deviations, last layer that a signal reaches to first.
 
-    For gradients, which run backward, the last layer is layer 1. The value is the geometric mean
-    over draws, with its 95 % interval.
+    Columns `act_change` and `grad_change`, by cell, at initialization. Gradients run backward.
     """
-    rows = deviations[(deviations["init"] == init) & (deviations["quantity"] == quantity)]
-    by_layer = rows.pivot_table(index="draw", columns="layer", values="sd")
-    first, last = by_layer.iloc[:, 0], by_layer.iloc[:, -1]
-    ratio = last / first if quantity == "act_m2" else first / last
-    log_ratio = mean_interval(np.log(ratio))
-    return Interval(*(float(np.exp(x)) for x in (log_ratio.value, log_ratio.low, log_ratio.high)))
+    layers = results.layers
+    rows = layers[(layers["image"] == -1) & (layers["draw"] == 0) & (layers["step"] == 0)]
+    columns = {}
+    for quantity in SIGNALS:
+        signal = rows[rows["quantity"] == quantity].assign(cell_id=rows["cell_id"].astype(str))
+        by_layer = signal[signal["layer"] > 0].pivot_table(
+            index="cell_id", columns="layer", values="value"
+        )
+        hidden = np.log2(by_layer.iloc[:, :-1]) / 2  # of standard deviations
+        forward = hidden.iloc[:, -1] - hidden.iloc[:, 0]
+        columns[quantity.replace("_m2", "_change")] = forward if quantity == "act_m2" else -forward
+    return pd.DataFrame(columns).rename_axis("cell_id").reset_index()
 
 
-def _claim_results(deviations: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    for quantity, (_, label) in SIGNALS.items():
-        layers = "layer 5 / layer 1" if quantity == "act_m2" else "layer 1 / layer 5"
-        for init, name in INITS.items():
-            ratio = sd_ratio(deviations, init, quantity)
-            uneven = name == "standard"
-            bound = criterion["uneven"] if uneven else criterion["even"]
-            yield ClaimResult(
-                f"{name} init: standard deviation of the {label}, {layers}",
-                f"{'shrinks' if uneven else 'about the same'} (paper's figure); "
-                f"{'below' if uneven else 'above'} {bound:g}",
-                f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})",
-                ratio.high < bound if uneven else ratio.low > bound,
-                threshold=f"interval {'below' if uneven else 'above'} {bound:g}",
-                cells={"init": init},
-            )
+def caption(tables: Tables) -> str:
+    """Write the caption."""
+    cells, setting = tables[CELLS], tables["setting"].iloc[0]
+    rates = ", ".join(f"{rate:g}" for rate in sorted(cells["lr"].unique()))
+    return (
+        f"Tanh network with {setting['model.depth'] - 1:.0f} hidden layers of "
+        f"{setting['model.width']:.0f} units on {setting['data.n_train']:,.0f} images of MNIST, "
+        f"{setting['train.steps']:,.0f} steps of SGD. Left: error on {setting['data.n_test']:,.0f} "
+        f"test images by learning rate ({rates}): mean over n = {cells['seed'].nunique()} seeds; "
+        "bars: standard error. Others: densities of the activations and of the gradients of the "
+        "loss with respect to the pre-activations at initialization, one network per init; colors "
+        "and dashes: layers 1 to 5; thick: normalized init."
+    )
 
 
-def _figure(results: Results) -> Figure:
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw the test error by learning rate, and the densities by layer."""
+    cells, bins = tables[CELLS], tables["histograms"]
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots(2, 2, sharex="row", sharey="row")
-    for column, (init, name) in enumerate(INITS.items()):
-        cells = results.cells[results.cells["init"] == init]
-        cell = cells.sort_values("seed_weights")["cell_id"].iloc[0]
-        bins = results.histograms
-        bins = bins[(bins["cell_id"] == cell) & (bins["draw"] == 0)]
-        for row, (quantity, label) in enumerate(SIGNALS.values()):
-            axis: Axes = axes[row, column]
-            hidden_layers = int(cells["model.depth"].iloc[0]) - 1
-            _densities(axis, bins[bins["quantity"] == quantity], hidden_layers)
-            axis.set_xlabel(_axis_label(label), fontsize="small")
-            axis.xaxis.set_major_locator(MaxNLocator(5))
-        axes[0, column].set_title(f"{name} init", fontsize="medium")
-    for row in axes:
-        row[0].set_ylabel("density", fontsize="small")
-        _limits(row)
-    handles = [
-        Line2D([], [], color=PALETTE[n], linestyle=DASHES[n], label=f"layer {n + 1}")
-        for n in range(len(DASHES))
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
-    return figure
+    left, *others = figure.subplots(1, 3)
+    for number, (init, name) in enumerate(INITS.items()):
+        groups = cells[cells["init"] == init].groupby("lr")["error"]
+        left.errorbar(groups.mean().index, groups.mean(), yerr=groups.sem(), marker="o",
+                      markersize=3.5, color=PALETTE[3 * number], label=name)  # fmt: skip
+    best = best_rates(cells.rename(columns={"error": "loss"}), ["init"])
+    left.set_title(
+        "best rate: " + ", ".join(f"{INITS[r.init]} {r.lr:g}" for r in best.itertuples()),
+        fontsize="x-small",
+    )
+    left.set_xscale("log")
+    left.set_yscale("log")
+    left.set_xlabel("learning rate")
+    left.set_ylabel("test error")
+    left.legend(frameon=False, fontsize="small")
+    for axis, (quantity, label) in zip(others, SIGNALS.values(), strict=True):
+        for init, width in ((STANDARD, 0.8), (NORMALIZED, 1.8)):
+            _densities(axis, bins[(bins["quantity"] == quantity) & (bins["init"] == init)], width)
+        axis.set_yscale("log")
+        axis.set_xlabel(label)
+    others[0].set_ylabel("density")
+    for axis in (left, *others):
+        sns.despine(ax=axis)
+    return {"glorot2010": figure}
 
 
-def _densities(axis: Axes, bins: pd.DataFrame, layers: int) -> None:
-    for layer in range(1, layers + 1):
-        rows = bins[bins["layer"] == layer]
-        width = rows["right"] - rows["left"]
-        density = rows["count"] / (rows["count"].sum() * width)
-        style = {"color": PALETTE[layer - 1], "linestyle": DASHES[layer - 1], "linewidth": 1.1}
-        axis.plot((rows["left"] + rows["right"]) / 2, density, **style)
-    axis.set_yscale("log")
-    sns.despine(ax=axis)
+def _densities(axis: Axes, bins: pd.DataFrame, linewidth: float) -> None:
+    for number, (_, rows) in enumerate(bins.groupby("layer")):
+        finite = rows[np.isfinite(rows["left"]) & (rows["right"] > rows["left"])]
+        width = finite["right"] - finite["left"]
+        density = finite["count"] / (finite["count"].sum() * width)
+        style = {"color": PALETTE[number], "linestyle": DASHES[number % len(DASHES)]}
+        axis.plot((finite["left"] + finite["right"]) / 2, density, linewidth=linewidth, **style)
 
 
-def _limits(row: Any) -> None:
-    """Show four decades below the highest density of a row of panels."""
-    top = max(line.get_ydata().max() for axis in row for line in axis.get_lines())
-    row[0].set_ylim(top / 1e4, top * 2)
-
-
-def _axis_label(label: str) -> str:
-    symbol = r"$\phi(y_l)$" if label == "activation" else r"$\partial \mathcal{L} / \partial y_l$"
-    return f"{label} {symbol}"
+STUDY = ScoredStudy(
+    summarize=summarize,
+    outcomes=("error", "act_change", "grad_change"),
+    effects={
+        "error_difference": _error_difference,
+        "activation_evenness": per_seed(lambda cells: _evenness(cells, "act_change")),
+        "gradient_evenness": per_seed(lambda cells: _evenness(cells, "grad_change")),
+    },
+    figures=figures,
+    caption=caption,
+)

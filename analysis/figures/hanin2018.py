@@ -1,9 +1,6 @@
-"""Study `hanin2018`: fluctuations of activation lengths with depth and width."""
+"""Study `hanin2018`: training time and lengths against the sum of reciprocal widths."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,178 +9,167 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.query import select
-from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE
 from analysis.load import Results
+from analysis.scoring.effects import partial_rank_correlation, per_seed
+from analysis.scoring.scored_study import ScoredStudy, Tables
+from analysis.scoring.summary import CELLS
 from fanin.errors import FaninError
 
-CLAIM = (
-    "Weights of variance 2/fan_in keep the mean length of ReLU activations at any depth; with "
-    "other inits it changes exponentially with depth. The fluctuation of the length grows with the "
-    "sum of 1/width over the layers."
-)
-SIZE = (6.6, 3.2)  # inches
-KAPPA = 5.0  # E[relu^4] / E[relu^2]^2 - 1: a layer of n units adds KAPPA / n to var log M
-BETAS = (0.125, 0.25, 0.5)
-MARKERS = ("o", "s", "^", "D", "v")
-PER_LAYER = {  # factor of E[M] per square ReLU layer: fan_in Var[w] / 2
-    **{"he_normal": 1.0, "he_uniform": 1.0, "xavier_normal": 0.5, "lecun_normal": 0.5},
-    "pytorch_default": 1 / 6,
-}
+SIZE = (7.2, 2.7)  # inches
+ERROR = 0.2  # test error at which training ends, as in the paper's figure
+TRAINING, LENGTHS = "training", "lengths"
+HE, XAVIER = "he_normal", "xavier_normal"
+MARKERS = ("o", "s", "^", "D")
+DEEP = 32  # layer at which the mean lengths of two inits are compared
+MIN_MEAN = 1e-30  # smallest mean length, so that its logarithm is finite
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test the mean and the fluctuation of the activation lengths.
-
-    Parameters
-    ----------
-    results
-        Results of the sweep `hanin2018`.
-    criterion
-        `se`: allowed deviation of the mean from 1 with He init, in standard errors. `factor`:
-        allowed factor between Var[log M] (M: normalized squared length) and 5 beta (beta: sum of
-        1 / width over the layers), and between widths. `misses`: smallest factor by which the mean
-        must decrease with the other inits.
-    """
-    lengths = _lengths(results)
-    if lengths.empty:
-        raise FaninError(f"{results.folder.root}: no layer has been measured yet; run the sweep")
-    table = _summary(lengths)
-    draws = int(table["draws"].min())
-    caption = (
-        f"ReLU networks without biases on one Gaussian image, {draws} draws of all weights each. "
-        "Length M_d: second moment of the activations of layer d, divided by that of the input. A: "
-        "mean at width 64 (error bars: one standard error, computed from the predicted spread; "
-        "lines: product of the factors of the layers). B: variance of log M_d under He's init at "
-        "widths 16 to 128, one dot per layer; line: 5 beta, with beta the sum of 1/width over the "
-        "layers."
-    )
-    figure = _figure(table)
-    return Study(CLAIM, {"hanin2018": figure}, caption, tuple(_claim_results(table, criterion)))
+def _rows(cells: pd.DataFrame, kind: str, init: str = HE) -> pd.DataFrame:
+    return cells[(cells["kind"] == kind) & (cells["init"] == init)]
 
 
-def _lengths(results: Results) -> pd.DataFrame:
-    """Return one row per draw and hidden layer: `init`, `width`, `layer`, `length` (M_d).
+def _training_time(cells: pd.DataFrame) -> float:
+    rows = _rows(cells, TRAINING).groupby(["width", "beta", "depth"])["steps"].min().reset_index()
+    return partial_rank_correlation(rows["beta"], rows["steps"], given=rows["depth"])
 
-    M_d is the paper's symbol for the normalized squared length.
-    """
-    if results.layers.empty:
-        return pd.DataFrame()
-    layers = select(results.layers, quantity="act_m2", image=-1)
-    layers = layers.merge(results.cells[["cell_id", "init", "model.width", "model.depth"]])
-    layers = layers[(layers["layer"] > 0) & (layers["layer"] < layers["model.depth"])]
-    # With He init, the mean of the first layer is the input's second moment, equal in all cells.
-    first = select(layers, layer=1, init="he_normal")["value"].mean()
+
+def _fluctuation(cells: pd.DataFrame) -> float:
+    rows = _rows(cells, LENGTHS)
+    return partial_rank_correlation(rows["beta"], rows["var_log"], given=rows["depth"])
+
+
+def _mean_kept(cells: pd.DataFrame) -> float:
+    """Return log10 of the mean length under He's init over that under Xavier's, in a deep layer."""
+    means = [
+        rows.loc[rows["depth"] == DEEP, "mean"].clip(lower=MIN_MEAN).map(np.log10).mean()
+        for rows in (_rows(cells, LENGTHS, init) for init in (HE, XAVIER))
+    ]
+    return float(means[0] - means[1])
+
+
+def summarize(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the steps to 20 % test error, and mean and fluctuation of the lengths by layer."""
+    if results.curves.empty or results.layers.empty:
+        raise FaninError(f"{results.folder.root}: the sweep has not finished; run the rest of it")
+    cells = pd.concat([_training(results), _lengths(results)], ignore_index=True)
+    trained = results.cells[results.cells["train.steps"] > 0].iloc[:1]
+    about = ["data.n_train", "train.batch_size", "train.steps", "train.evaluate_every"]
+    setting = trained[about].astype(float).reset_index(drop=True)
+    probed = results.cells[results.cells["train.steps"] == 0]
+    draws = float(probed["probe.draws"].iloc[0])
+    return {CELLS: cells, "setting": setting.assign(draws=draws)}
+
+
+def _training(results: Results) -> pd.DataFrame:
+    cells = results.cells[results.cells["train.steps"] > 0]
+    curves = select(results.curves, metric="test_accuracy")
+    reached = curves[curves["value"] >= 1 - ERROR]
+    first = reached.groupby(reached["cell_id"].astype(str))["step"].min()
+    # A network that does not reach the error counts as twice the number of steps.
+    never = 2 * int(cells["train.steps"].max())
+    hidden = cells["model.depth"].astype(int) - 1
     return pd.DataFrame(
         {
-            "init": layers["init"].astype(str),
-            "width": layers["model.width"].astype(int),
-            "layer": layers["layer"].astype(int),
-            "length": layers["value"] / first,
+            "kind": TRAINING,
+            "seed": cells["seed"].astype(int),
+            "init": cells["init"].astype(str),
+            "width": cells["model.width"].astype(int),
+            "depth": hidden,
+            "beta": hidden / cells["model.width"].astype(int),
+            "lr": cells["optim.lr"].astype(float),
+            "steps": cells["cell_id"].astype(str).map(first).fillna(never),
         }
     )
 
 
-def _summary(lengths: pd.DataFrame) -> pd.DataFrame:
-    """Return `mean`, `var_log`, `beta`, `draws`, `relative_se` of M by init, width and layer."""
-    groups = lengths.groupby(["init", "width", "layer"], sort=False)["length"]
-    alive = lengths[lengths["length"] > 0]  # all 16 units of a layer may be dead
-    logs = np.log(alive["length"]).groupby([alive[key] for key in ("init", "width", "layer")])
-    table = groups.agg(mean="mean", draws="size").join(logs.var(ddof=1).rename("var_log"))
-    table = table.reset_index()
-    table["beta"] = table["layer"] / table["width"]
-    # Standard error from the theory, because a sample misses rare large values.
-    spread = (1 + KAPPA / table["width"]) ** table["layer"] - 1
-    table["relative_se"] = np.sqrt(spread / table["draws"])
-    return table
+def _lengths(results: Results) -> pd.DataFrame:
+    """Return mean and log-variance of the lengths, by seed, init, width and layer.
+
+    The length of layer d is the second moment of its activations, divided by the mean of layer 1
+    under He's init, which is that of the input.
+    """
+    probed = results.cells[results.cells["train.steps"] == 0]
+    about = probed[["cell_id", "seed", "init", "model.width", "model.depth"]]
+    rows = select(results.layers, quantity="act_m2", image=-1).merge(about)
+    rows = rows[(rows["layer"] > 0) & (rows["layer"] < rows["model.depth"])]
+    first = select(rows, layer=1, init=HE)["value"].mean()
+    rows = rows.assign(value=rows["value"] / first, log=np.log(rows["value"].replace(0.0, np.nan)))
+    groups = rows.groupby(["seed", "init", "model.width", "layer"], observed=True)
+    table = groups.agg(mean=("value", "mean"), var_log=("log", "var")).reset_index()
+    table = table.rename(columns={"model.width": "width", "layer": "depth"})
+    table = table[_is_power_of_two(table["depth"])]
+    beta = table["depth"] / table["width"]
+    return table.assign(kind=LENGTHS, init=table["init"].astype(str), beta=beta)
 
 
-def _claim_results(table: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    first = table.groupby(["init", "width"])["mean"].transform("first")
-    factor = table["init"].map(PER_LAYER)
-    expected = table.assign(expected=first * factor ** (table["layer"] - 1))
-    last = expected[table["layer"] == table.groupby(["init", "width"])["layer"].transform("max")]
-    for row in last[last["init"].isin(["he_normal", "he_uniform"])].to_dict("records"):
-        deviation = abs(row["mean"] - 1) / row["relative_se"]
-        yield ClaimResult(
-            f"{row['init']}, width {row['width']}, layer {row['layer']}: mean of M_d",
-            "1 (paper's theorem)",
-            f"{row['mean']:.2f} (se {row['relative_se']:.2f})",
-            deviation <= criterion["se"],
-            threshold=f"within {criterion['se']:g} se of 1",
-        )
-    for row in last[~last["init"].isin(["he_normal", "he_uniform"])].to_dict("records"):
-        yield ClaimResult(
-            f"{row['init']}, width {row['width']}, layer {row['layer']}: mean of M_d",
-            "far from 1 (paper's text); the product of the layers' factors is "
-            f"{row['expected']:.1e}",
-            f"{row['mean']:.1e}",
-            row["mean"] * criterion["misses"] < 1,
-            threshold=f"below {1 / criterion['misses']:g}",
-        )
-    he = table[table["init"] == "he_normal"]
-    for beta in BETAS:
-        rows = he[np.isclose(he["beta"], beta)].sort_values("width")
-        ratios = rows["var_log"] / (KAPPA * beta)
-        measured = ", ".join(
-            f"width {w}: {v:.2f}" for v, w in zip(rows["var_log"], rows["width"], strict=True)
-        )
-        factor = float(criterion["factor"])
-        near = bool(((ratios < factor) & (ratios > 1 / factor)).all())
-        equal = rows["var_log"].max() / rows["var_log"].min() < factor
-        yield ClaimResult(
-            f"beta = {beta:g}: variance of log M_d, by width",
-            f"{KAPPA * beta:.3g} at all widths, to first order in 1/width (paper's formula)",
-            measured,
-            near and equal,
-            threshold=f"each within a factor of {factor:g}; largest / smallest below {factor:g}",
-        )
+def _is_power_of_two(values: pd.Series) -> pd.Series:
+    return np.log2(values.astype(float)) % 1 == 0
 
 
-def _figure(table: pd.DataFrame) -> Figure:
+def caption(tables: Tables) -> str:
+    """Write the caption."""
+    cells, setting = tables[CELLS], tables["setting"].iloc[0]
+    n = cells["seed"].nunique()
+    rates = sorted(cells["lr"].dropna().unique())
+    return (
+        "ReLU networks of constant width under He's init. beta: sum of 1/width over the hidden "
+        f"layers. Left: steps until the test error is {ERROR:.0%} on MNIST "
+        f"({setting['data.n_train']:,.0f} images, batches of {setting['train.batch_size']:.0f}), "
+        f"at the fastest learning rate of {', '.join(f'{rate:g}' for rate in rates)}; "
+        f"{2 * setting['train.steps']:,.0f} means not within {setting['train.steps']:,.0f}. "
+        "Middle: variance over draws of the log length of a layer's activations, for one Gaussian "
+        f"image. Right: mean length at width 64. Symbols: mean over n = {n} seeds (of "
+        f"{setting['draws']:.0f} draws each); bars: their range."
+    )
+
+
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw training time, fluctuation and mean."""
+    cells = tables[CELLS]
     figure = Figure(figsize=SIZE, layout="constrained")
-    means, spreads = figure.subplots(1, 2)
-    _means(means, table[table["width"] == 64])
-    _spreads(spreads, table[table["init"] == "he_normal"])
-    for axis, name in ((means, "A"), (spreads, "B")):
-        axis.set_title(name, loc="left", fontweight="bold", fontsize="medium")
-        axis.legend(frameon=False, fontsize="x-small")
+    left, middle, right = figure.subplots(1, 3)
+    training = _rows(cells, TRAINING)
+    fastest = training.groupby(["seed", "width", "beta"])["steps"].min().reset_index()
+    for axis, rows, name in ((left, fastest, "steps"), (middle, _rows(cells, LENGTHS), "var_log")):
+        for number, (width, of_width) in enumerate(rows.groupby("width")):
+            _draw(axis, of_width, "beta", name, number, f"width {width:.0f}")
+        axis.set_xscale("log", base=2)
+        axis.set_xlabel(r"$\beta$ (sum of 1 / width)")
+    left.set_yscale("log", base=2)
+    left.set_ylabel("steps to 20 % error")
+    middle.set_ylabel("variance of log length")
+    lengths = cells[(cells["kind"] == LENGTHS) & (cells["width"] == 64)]
+    for number, (init, rows) in enumerate(lengths.groupby("init")):
+        _draw(right, rows, "depth", "mean", number, str(init).replace("_normal", ""))
+    right.set_xscale("log", base=2)
+    right.set_yscale("log")
+    right.set_xlabel("layer")
+    right.set_ylabel("mean length")
+    for axis in (left, middle, right):
+        if axis.get_legend_handles_labels()[0]:  # a small run may lack a width
+            axis.legend(frameon=False, fontsize="x-small")
         sns.despine(ax=axis)
-    return figure
+    return {"hanin2018": figure}
 
 
-def _means(axis: Axes, table: pd.DataFrame) -> None:
-    for number, (init, rows) in enumerate(table.groupby("init", sort=False)):
-        style: dict[str, Any] = {"color": PALETTE[number], "markersize": 3}
-        if number == 0:  # open markers, because he_normal and he_uniform coincide
-            style |= {"markersize": 6, "markerfacecolor": "none"}
-        thinned = rows.iloc[::3]
-        error = thinned["mean"] * thinned["relative_se"]
-        # On a log axis the lower end of an error bar must be positive.
-        bars = [np.minimum(error, 0.9 * thinned["mean"]), error]
-        axis.errorbar(
-            thinned["layer"],
-            thinned["mean"],
-            yerr=bars,
-            fmt=MARKERS[number],
-            linewidth=0.8,
-            **style,
-        )
-        line = rows["mean"].iloc[0] * PER_LAYER[str(init)] ** (rows["layer"] - 1)
-        axis.plot(rows["layer"], line, color=PALETTE[number], linewidth=1.0)
-        axis.plot([], [], marker=MARKERS[number], linewidth=1.0, label=str(init), **style)
-    axis.set_yscale("log")
-    axis.set_xlabel("layer $d$")
-    axis.set_ylabel(r"mean length $\mathbb{E}[M_d]$")
+def _draw(axis: Axes, rows: pd.DataFrame, x: str, y: str, number: int, label: str) -> None:
+    groups = rows.groupby(x)[y]
+    mean = groups.mean()
+    axis.errorbar(
+        mean.index, mean, yerr=[mean - groups.min(), groups.max() - mean], label=label,
+        marker=MARKERS[number % len(MARKERS)], color=PALETTE[number], markersize=3.5, linewidth=0.9,
+    )  # fmt: skip
 
 
-def _spreads(axis: Axes, table: pd.DataFrame) -> None:
-    for number, (width, rows) in enumerate(table.groupby("width")):
-        axis.scatter(
-            rows["beta"], rows["var_log"], s=9, linewidth=0, alpha=0.8,
-            marker=MARKERS[number], color=PALETTE[number], label=f"width {width}",
-        )  # fmt: skip
-    ends = np.array([0.0, table["beta"].max()])
-    axis.plot(ends, KAPPA * ends, color="black", linewidth=1.0, label=r"$5\beta$")
-    axis.set_xlabel(r"$\beta = \sum_{l \leq d} 1/n_l$")
-    axis.set_ylabel(r"$\mathrm{Var}[\log M_d]$")
+STUDY = ScoredStudy(
+    summarize=summarize,
+    outcomes=("steps", "var_log", "mean"),
+    effects={
+        "training_time": per_seed(_training_time),
+        "fluctuation": per_seed(_fluctuation),
+        "mean_kept": per_seed(_mean_kept),
+    },
+    figures=figures,
+    caption=caption,
+)

@@ -2,121 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from analysis.figures.query import (
-    chance_loss,
-    final_loss_ratio,
-    plot_losses,
-    smooth_losses,
-    training_caption,
-)
-from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE
-from analysis.load import Results
-
-CLAIM = (
-    "A 22-layer ReLU network converges from both inits, earlier from He's. A 30-layer network "
-    "converges from He's init and stalls from Xavier's."
+from analysis.figures.training_runs import (
+    best_rates,
+    gradient_decay,
+    plot_runs,
+    training_outcomes,
 )
-SIZE = (6.6, 2.9)  # inches
-STYLES: dict[str, tuple[str, str, Any]] = {
-    "he_normal": ("He", PALETTE[0], "-"),
-    "xavier_normal": ("Xavier", PALETTE[3], "--"),
-}
-LOSS_WINDOW = 25  # steps averaged per point of a curve
+from analysis.load import Results
+from analysis.scoring.effects import per_seed, tuned
+from analysis.scoring.scored_study import ScoredStudy, Tables
+from analysis.scoring.summary import CELLS
+
+SIZE = (7.2, 2.7)  # inches
+HE, XAVIER = "he_normal", "xavier_normal"
 SHALLOW, DEEP = 22, 30
+STYLES: dict[str, dict[str, Any]] = {
+    HE: {"color": PALETTE[0], "linestyle": "-", "label": "He"},
+    XAVIER: {"color": PALETTE[3], "linestyle": "--", "label": "Xavier"},
+}
+DESIGN = {"seed": "seed", "depth": "model.depth", "init": "init", "lr": "optim.lr"}
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test which networks converge and which stall.
-
-    Parameters
-    ----------
-    results
-        Results of the sweep `he2015`.
-    criterion
-        Bounds on the final loss divided by the loss at chance. `converged`: upper bound of a run
-        that converged. `stalled`: lower bound of a run that stalled.
-    """
-    curves = smooth_losses(results, ["model.depth", "init"], LOSS_WINDOW)
-    loss_at_chance = chance_loss(results)
-    final = final_loss_ratio(curves, ["model.depth", "init"], loss_at_chance)
-    cells = results.cells
-    caption = (
-        f"Plain ReLU networks of 3 x 3 convolutions, {int(cells['model.width'].iloc[0])} channels, "
-        f"{training_caption(results, LOSS_WINDOW)}"
-    )
-    figure = _figure(curves, loss_at_chance)
-    return Study(
-        CLAIM, {"he2015": figure}, caption, tuple(_claim_results(curves, final, criterion))
-    )
+def he_advantage(cells: pd.DataFrame, depth: int, outcome: str = "loss") -> pd.Series:
+    """Return Xavier's minus He's training loss at their tuned rates, by seed."""
+    rows = cells[cells["depth"] == depth]
+    by_init = tuned(rows, ["init"], "lr", "loss", outcome)
+    return by_init[XAVIER] - by_init[HE]
 
 
-def _claim_results(
-    curves: pd.DataFrame, final: pd.Series, criterion: Mapping[str, Any]
-) -> Iterator[ClaimResult]:
-    converged, stalled = float(criterion["converged"]), float(criterion["stalled"])
-    for depth, init, stalls in (
-        (SHALLOW, "he_normal", False),
-        (SHALLOW, "xavier_normal", False),
-        (DEEP, "he_normal", False),
-        (DEEP, "xavier_normal", True),
-    ):
-        shares = final.loc[depth, init]
-        yield ClaimResult(
-            f"{depth} layers, {STYLES[init][0]}: final training loss / loss at chance, by seed",
-            f"{'stalls' if stalls else 'converges'} (paper's figure); "
-            f"{'above' if stalls else 'below'} {stalled if stalls else converged:g}",
-            ", ".join(f"{share:.3f}" for share in sorted(shares)),
-            bool((shares > stalled).all() if stalls else (shares < converged).all()),
-            threshold=f"above {stalled:g}" if stalls else f"below {converged:g}",
-            cells={"model.depth": depth, "init": init},
-        )
-    he, xavier = (_steps_to_half_loss(curves, init) for init in STYLES)
-    yield ClaimResult(
-        f"{SHALLOW} layers: steps until the loss is half that of the first {LOSS_WINDOW} steps, by "
-        "seed",
-        "He earlier (paper's figure)",
-        f"He: {_steps(he)}; Xavier: {_steps(xavier)}",
-        max(he) < min(xavier),
-        threshold="every He seed before every Xavier seed",
-        cells={"model.depth": SHALLOW},
+def _growth(cells: pd.DataFrame) -> pd.Series:
+    return he_advantage(cells, DEEP) - he_advantage(cells, SHALLOW)
+
+
+def _decay(cells: pd.DataFrame) -> float:
+    by_init = cells[cells["depth"] == DEEP].groupby("init")["decay"].mean()
+    return float(by_init[HE] - by_init[XAVIER])
+
+
+def summarize(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the losses and the decay of the gradients of each network, and the curves."""
+    outcomes, curves = training_outcomes(results, DESIGN)
+    decay = gradient_decay(results).reindex(results.cells["cell_id"].astype(str))
+    layers = results.layers
+    gradients = layers[(layers["quantity"] == "grad_m2") & (layers["image"] == -1)]
+    gradients = gradients.merge(results.cells[["cell_id", *DESIGN.values()]])
+    by_layer = gradients.groupby(["init", "model.depth", "layer"], observed=True)["value"].mean()
+    by_layer = by_layer.reset_index().astype({"init": str})
+    about = ["model.width", "data.n_train", "data.side", "train.steps", "train.batch_size"]
+    setting = results.cells[about].iloc[:1].astype(float).reset_index(drop=True)
+    return {
+        CELLS: outcomes.assign(decay=decay.to_numpy()),
+        "curves": curves,
+        "gradients": by_layer.rename(columns={"model.depth": "depth"}),
+        "setting": setting,
+    }
+
+
+def caption(tables: Tables) -> str:
+    """Write the caption."""
+    cells, setting = tables[CELLS], tables["setting"].iloc[0]
+    rates = ", ".join(f"{rate:g}" for rate in sorted(cells["lr"].unique()))
+    return (
+        f"ReLU networks of 3 x 3 convolutions with {setting['model.width']:.0f} channels on "
+        f"{setting['data.n_train']:,.0f} images of CIFAR-10, {setting['data.side']:.0f} x "
+        f"{setting['data.side']:.0f} pixels, SGD with momentum, {setting['train.steps']:,.0f} "
+        f"steps. Training loss / loss at chance at the learning rate with the smallest final loss, "
+        f"of {rates}: mean over n = {cells['seed'].nunique()} seeds; band: their range. In the "
+        "table, the rate of a seed is tuned on the other seeds. Right: second moment of the "
+        "gradient with respect to each layer's pre-activations at initialization, mean over seeds."
     )
 
 
-def _steps_to_half_loss(curves: pd.DataFrame, init: str) -> list[float]:
-    """Return the step at which each 22-layer run has half of its initial loss; inf if never."""
-    rows = curves[(curves["model.depth"] == SHALLOW) & (curves["init"] == init)]
-    steps = []
-    for _, run in rows.groupby("cell_id"):
-        below = run.loc[run["loss"] < run["loss"].iloc[0] / 2, "step"]
-        steps.append(float(below.min()) if len(below) else float("inf"))
-    return steps
-
-
-def _steps(values: list[float]) -> str:
-    return ", ".join("never" if np.isinf(v) else f"{v:.0f}" for v in sorted(values))
-
-
-def _figure(curves: pd.DataFrame, loss_at_chance: float) -> Figure:
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw the training loss at both depths, and the gradients by layer."""
+    cells, curves, gradients = (tables[name] for name in (CELLS, "curves", "gradients"))
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, (depth, rows) in zip(axes, curves.groupby("model.depth"), strict=True):
-        for init, (_, color, linestyle) in STYLES.items():
-            runs = rows[rows["init"] == init]
-            plot_losses(axis, runs, loss_at_chance, color=color, linestyle=linestyle)
+    axes = figure.subplots(1, 3)
+    best = best_rates(cells, ["depth", "init"])
+    runs = curves.merge(best, on=["depth", "init", "lr"])
+    depths = sorted(cells["depth"].unique())
+    for axis, depth in zip(axes, (depths[0], depths[-1]), strict=False):
+        for init, style in STYLES.items():
+            plot_runs(axis, runs[(runs["depth"] == depth) & (runs["init"] == init)], **style)
         axis.set_title(f"{depth:.0f} weight layers", fontsize="medium")
-    axes[0].set_ylabel(r"training loss $\mathcal{L}$ (nats)")
-    handles = [
-        Line2D([], [], color=color, linestyle=linestyle, label=f"{name} init")
-        for name, color, linestyle in STYLES.values()
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
-    return figure
+    axes[0].set_ylabel("training loss / chance")
+    axes[0].legend(frameon=False, fontsize="small")
+    for init, style in STYLES.items():
+        rows = gradients[(gradients["init"] == init) & (gradients["depth"] == depths[-1])]
+        rows = rows[rows["layer"] > 0]
+        axes[2].plot(rows["layer"], rows["value"], **style)
+    axes[2].set_yscale("log")
+    axes[2].set_xlabel("layer")
+    axes[2].set_title("squared gradient", fontsize="medium")
+    return {"he2015": figure}
+
+
+STUDY = ScoredStudy(
+    summarize=summarize,
+    outcomes=("loss", "mean_loss", "decay"),
+    effects={
+        "he_advantage_30": lambda cells: he_advantage(cells, DEEP),
+        "he_advantage_growth": _growth,
+        "he_earlier_22": lambda cells: he_advantage(cells, SHALLOW, "mean_loss"),
+        "gradient_decay_difference": per_seed(_decay),
+    },
+    figures=figures,
+    caption=caption,
+)

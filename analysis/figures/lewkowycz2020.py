@@ -2,192 +2,160 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from analysis.figures.query import bracket, initial_sharpness
-from analysis.figures.study import NO_THRESHOLD, ClaimResult, Study
+from analysis.figures.query import bracket, initial_sharpness, select
 from analysis.figures.style import PALETTE
 from analysis.load import Results
+from analysis.scoring.effects import per_seed
+from analysis.scoring.scored_study import ScoredStudy, Tables
+from analysis.scoring.summary import CELLS
 from fanin.errors import FaninError
+from fanin.probes.measure import WHOLE_NETWORK
 
-CLAIM = (
-    "With mean squared error, the loss decreases from the first step at learning rates below 2 / "
-    "lambda_0, with lambda_0 the largest Hessian eigenvalue at initialization. Above that rate, "
-    "the loss first rises, then training reaches a lower curvature. A linear network with one "
-    "hidden layer diverges above 4 / lambda_0."
-)
-SIZE = (6.8, 4.4)  # inches
+SIZE = (7.2, 2.8)  # inches
 MIN_RISE = 1e-4  # relative increase of the loss in one step that counts as a rise
-LOSSES = {"mse": "mean squared error", "cross_entropy": "cross entropy"}
+FIRST_STEPS = 20  # a rise within these steps counts
+ONSET, LINEAR_LIMIT = 2.0, 4.0  # in units of 1 / lambda_0, as the paper claims
+LAZY_BELOW = 1.0  # rates below this are far from the onset
 NETWORKS = {
     "identity": "linear, 1 hidden layer",
     "relu": "ReLU, 2 hidden layers",
     "tanh": "tanh, 2 hidden layers",
 }
-REFERENCE_LINES = (2.0, 4.0, 12.0)  # in units of 1 / lambda_0
-REGIMES: dict[str, dict[str, Any]] = {
-    "falls at once": {"color": PALETTE[0], "marker": "o", "s": 8},
-    "rises first": {"color": PALETTE[1], "marker": "^", "s": 12},
-    "diverges": {"color": "black", "marker": "x", "s": 12, "linewidth": 0.8},
-}
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test at which learning rates the loss first rises and at which training diverges.
+def onset(cells: pd.DataFrame, outcome: str) -> float:
+    """Return lambda_0 times the learning rate from which an outcome occurs.
+
+    It is the geometric mean of the first rate with the outcome and the rate before; NaN if the
+    smallest rate already has it, or no rate does.
 
     Parameters
     ----------
-    results
-        Results of the sweep `lewkowycz2020`.
-    criterion
-        Ranges in units of 1 / lambda_0 (lambda_0: largest Hessian eigenvalue at initialization):
-        `onset`, for the smallest learning rate at which the mean squared error of a network rises,
-        and `linear`, for the smallest at which the linear network diverges. `first_steps`: number
-        of steps in which a rise counts.
+    cells
+        One network at several rates: `x` (rate times lambda_0) and the outcome (0 or 1).
     """
-    regimes = _regimes(results, int(criterion["first_steps"]))
-    if regimes.empty:
-        raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
-    cells = results.cells
-    caption = (
-        f"Networks of width {int(cells['model.width'].iloc[0])} under full-batch gradient descent "
-        f"on {int(cells['data.n_train'].iloc[0])} digits, {int(cells['train.steps'].iloc[0])} "
-        f"steps. Rows: {regimes['gain'].nunique()} gains of the weights, "
-        f"{regimes['seed'].nunique()} seeds each. Learning rates increase by a factor of 1.25, in "
-        "units of 1 / lambda_0, with lambda_0 measured for each network. Dashed lines: 2, 4 and 12 "
-        "/ lambda_0."
-    )
-    claim_results = tuple(_claim_results(regimes, criterion))
-    return Study(CLAIM, {"lewkowycz2020": _figure(regimes)}, caption, claim_results)
+    by_rate = cells.sort_values("x")
+    before, first = bracket(by_rate["x"].to_numpy(float), by_rate[outcome].to_numpy(float) > 0)
+    return float(np.sqrt(before * first)) if before and np.isfinite(first) else np.nan
 
 
-def _regimes(results: Results, first_steps: int) -> pd.DataFrame:
-    """Return one row per cell: `network`, `loss`, `gain`, `seed`, `x` (lr * lambda_0), `regime`."""
+def _onset_error(cells: pd.DataFrame, outcome: str, claimed: float) -> float:
+    """Return the root mean square over networks of log2(measured / claimed onset)."""
+    networks = cells.groupby(["network", "gain"])
+    onsets = np.array([onset(rows, outcome) for _, rows in networks])
+    return float(np.sqrt(np.mean(np.log2(onsets / claimed) ** 2)))
+
+
+def _linear_error(cells: pd.DataFrame) -> float:
+    return _onset_error(cells[cells["network"] == "identity"], "diverges", LINEAR_LIMIT)
+
+
+def _flattening(cells: pd.DataFrame) -> float:
+    """Return the change of log2 curvature in training at catapult rates, minus at lazy rates."""
+    lasting = cells[cells["diverges"] == 0]
+    catapult = lasting[(lasting["x"] > ONSET) & (lasting["x"] < LINEAR_LIMIT)]
+    lazy = lasting[lasting["x"] < LAZY_BELOW]
+    return float(catapult["flattening"].mean() - lazy["flattening"].mean())
+
+
+def summarize(results: Results) -> dict[str, pd.DataFrame]:
+    """Return for each network and rate whether the loss rises or diverges, and the curvatures."""
     if results.curves.empty or results.layers.empty:
-        return pd.DataFrame()
-    layers, curves, cells = results.layers, results.curves, results.cells.set_index("cell_id")
-    curvature = initial_sharpness(layers).reindex(cells.index.astype(str)).to_numpy()
-    early = curves[(curves["metric"] == "train_loss") & (curves["step"] <= first_steps)]
-    by_step = early.pivot_table(index="cell_id", columns="step", values="value", observed=True)
+        raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
+    cells, curves = results.cells, results.curves
+    ids = cells["cell_id"].astype(str)
+    initial = ids.map(initial_sharpness(results.layers))
+    early = curves[(curves["metric"] == "train_loss") & (curves["step"] <= FIRST_STEPS)]
+    by_step = early.pivot_table(index=early["cell_id"].astype(str), columns="step", values="value")
     values = by_step.to_numpy(float)
     rises = pd.Series(
         (values[:, 1:] > values[:, :-1] * (1 + MIN_RISE)).any(axis=1), index=by_step.index
-    ).reindex(cells.index, fill_value=True)
-    regime = np.where(rises, "rises first", "falls at once")
-    return pd.DataFrame(
+    )
+    diverges = (cells["outcome"] == "diverged").to_numpy()
+    late = ids.map(_late_sharpness(results)).clip(lower=1e-9).where(~diverges)
+    table = pd.DataFrame(
         {
-            "network": cells["activation"].astype(str),
-            "loss": cells["loss"].astype(str),
-            "gain": cells["init.gain"].astype(float),
             "seed": cells["seed"].astype(int),
-            "x": cells["optim.lr"].astype(float) * curvature,
-            "regime": np.where(cells["outcome"] == "diverged", "diverges", regime),
+            "network": cells["activation"].astype(str),
+            "gain": cells["init.gain"].astype(float),
+            "lr": cells["optim.lr"].astype(float),
+            "x": cells["optim.lr"].astype(float) * initial,
+            "rises": (ids.map(rises).fillna(True).astype(bool) | diverges).astype(float),
+            "diverges": diverges.astype(float),
+            # A network that diverged has no late curvature; no effect reads its 0.
+            "flattening": np.log2(late / initial).fillna(0.0),
         }
+    )
+    about = ["model.width", "data.n_train", "train.steps"]
+    return {CELLS: table, "setting": cells[about].iloc[:1].astype(float).reset_index(drop=True)}
+
+
+def _late_sharpness(results: Results) -> pd.Series:
+    """Return the largest Hessian eigenvalue before the last probed step, by cell id."""
+    rows = select(results.layers, quantity="sharpness", layer=WHOLE_NETWORK, draw=0)
+    late = rows[rows["step"] > 0].sort_values("step")
+    return late.groupby(late["cell_id"].astype(str))["value"].last()
+
+
+def caption(tables: Tables) -> str:
+    """Write the caption."""
+    cells, setting = tables[CELLS], tables["setting"].iloc[0]
+    return (
+        f"Networks of width {setting['model.width']:.0f} under full-batch gradient descent with "
+        f"mean squared error on {setting['data.n_train']:.0f} images of MNIST, "
+        f"{setting['train.steps']:.0f} steps. Dots: networks of n = {cells['seed'].nunique()} "
+        f"seeds and {cells['gain'].nunique()} gains of the weights. Horizontal: learning rate in "
+        "units of 1 / lambda_0, with lambda_0 the largest Hessian eigenvalue at initialization, "
+        "measured for each network; lines: 2 and 4. Vertical: that eigenvalue at the end of "
+        "training, relative to lambda_0 (networks that diverged: at the bottom)."
     )
 
 
-def onsets(regimes: pd.DataFrame, names: tuple[str, ...]) -> list[float]:
-    """Return lambda_0 times the learning rate above which each network is in one of the regimes.
-
-    The rate is the geometric mean of the first rate in one of the regimes and the rate before it.
-    It is inf if no rate of the grid is in one of them, and NaN if the smallest rate already is.
-    """
-    values = []
-    for _, rows in regimes.groupby(["network", "loss", "gain", "seed"]):
-        by_rate = rows.sort_values("x")
-        in_regime = by_rate["regime"].isin(names).to_numpy()
-        before, first = bracket(by_rate["x"].to_numpy(float), in_regime)
-        values.append(float(np.sqrt(before * first)) if before else float("nan"))
-    return values
-
-
-def _claim_results(regimes: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    for loss, loss_label in LOSSES.items():
-        for network, label in NETWORKS.items():
-            rows = regimes[(regimes["network"] == network) & (regimes["loss"] == loss)]
-            rises = onsets(rows, ("rises first", "diverges"))
-            diverges = onsets(rows, ("diverges",))
-            claimed = loss == "mse"
-            low, high = criterion["onset"]
-            holds = _within(rises, low, high) if claimed else None
-            yield ClaimResult(
-                f"{loss_label}, {label}: smallest learning rate at which the loss rises, times "
-                "lambda_0",
-                "2 (paper's theory)" if claimed else "no claim",
-                _range(rises),
-                holds,
-                claimed and holds is None,
-                threshold=f"{low:g} to {high:g}" if claimed else NO_THRESHOLD,
-                cells={"loss": loss, "activation": network},
-            )
-            low, high = criterion["linear"]
-            is_linear = claimed and network == "identity"
-            holds = _within(diverges, low, high) if is_linear else None
-            yield ClaimResult(
-                f"{loss_label}, {label}: smallest learning rate that diverges, times lambda_0",
-                "4 (paper's theory)" if is_linear else "no exact claim",
-                _range(diverges),
-                holds,
-                is_linear and holds is None,
-                threshold=f"{low:g} to {high:g}" if is_linear else NO_THRESHOLD,
-                cells={"loss": loss, "activation": network},
-            )
-
-
-def _within(values: list[float], low: float, high: float) -> bool | None:
-    """Return True if all values that are not NaN are in the range; None if all are NaN."""
-    valid = [value for value in values if not np.isnan(value)]
-    return low <= min(valid) and max(valid) <= high if valid else None
-
-
-def _range(values: list[float]) -> str:
-    valid = [value for value in values if not np.isnan(value)]
-    if not values:
-        return "no finished network"
-    if not valid:
-        return "already at the smallest tested rate"
-    ends = min(valid), max(valid)
-    low, high = (f"{v:.2g}" if np.isfinite(v) else "above the largest tested rate" for v in ends)
-    span = low if low == high else f"{low} to {high}"
-    missing = len(values) - len(valid)
-    others = f"; in {missing} others already at the smallest tested rate" if missing else ""
-    return f"{span} ({len(valid)} networks{others})"
-
-
-def _figure(regimes: pd.DataFrame) -> Figure:
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw the curvature at the end of training against the learning rate."""
+    cells = tables[CELLS]
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.subplots(len(LOSSES), len(NETWORKS), sharex=True, sharey=True)
-    for row, (loss, loss_label) in zip(axes, LOSSES.items(), strict=True):
-        for axis, (network, name) in zip(row, NETWORKS.items(), strict=True):
-            _panel(axis, regimes[(regimes["network"] == network) & (regimes["loss"] == loss)])
-            axis.set_title(f"{name}\n{loss_label}", fontsize="small")
-        row[0].set_ylabel("gain of the weights", fontsize="small")
-    figure.supxlabel(r"learning rate $\eta\,\lambda_0$ (dimensionless)", fontsize="medium")
-    handles = [
-        Line2D([], [], linestyle="", marker=style["marker"], color=style["color"], markersize=4,
-               label=regime)
-        for regime, style in REGIMES.items()
-    ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-    return figure
+    axes = figure.subplots(1, len(NETWORKS), sharex=True, sharey=True)
+    bottom = float(cells["flattening"].clip(lower=-8).min()) - 1
+    styles: dict[str, dict[str, Any]] = {
+        "loss falls at once": {"color": PALETTE[0], "marker": "o", "s": 8},
+        "loss rises first": {"color": PALETTE[1], "marker": "^", "s": 12},
+        "diverges": {"color": "black", "marker": "x", "s": 12, "linewidth": 0.8},
+    }
+    rises = np.where(cells["rises"] > 0, "loss rises first", "loss falls at once")
+    regime = np.where(cells["diverges"] > 0, "diverges", rises)
+    for axis, (network, name) in zip(axes, NETWORKS.items(), strict=True):
+        for label, style in styles.items():
+            rows = cells[(cells["network"] == network) & (regime == label)]
+            height = bottom if label == "diverges" else rows["flattening"]
+            axis.scatter(rows["x"], np.broadcast_to(height, len(rows)), label=label, **style)
+        for line in (ONSET, LINEAR_LIMIT):
+            axis.axvline(line, color="0.5", linestyle="--", linewidth=0.8, zorder=0)
+        axis.set_xscale("log")
+        axis.set_title(name, fontsize="medium")
+        sns.despine(ax=axis)
+    axes[0].set_ylabel("log2 of late curvature / initial")
+    figure.supxlabel(r"learning rate times $\lambda_0$", fontsize="medium")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
+                  frameon=False)  # fmt: skip
+    return {"lewkowycz2020": figure}
 
 
-def _panel(axis: Axes, regimes: pd.DataFrame) -> None:
-    gains, seeds = sorted(regimes["gain"].unique()), sorted(regimes["seed"].unique())
-    place = regimes["gain"].map(gains.index) + regimes["seed"].map(seeds.index) * 0.25 - 0.125
-    for line in REFERENCE_LINES:
-        axis.axvline(line, color="0.5", linestyle="--", linewidth=0.8, zorder=0)
-    for regime, style in REGIMES.items():
-        rows = regimes["regime"] == regime
-        axis.scatter(regimes.loc[rows, "x"], place[rows], **style)
-    axis.set_xscale("log")
-    axis.set_yticks(range(len(gains)), [f"{gain:g}" for gain in gains])
-    sns.despine(ax=axis)
+STUDY = ScoredStudy(
+    summarize=summarize,
+    outcomes=("rises", "diverges", "flattening"),
+    effects={
+        "onset_error": per_seed(lambda cells: _onset_error(cells, "rises", ONSET)),
+        "linear_limit_error": per_seed(_linear_error),
+        "flattening": per_seed(_flattening),
+    },
+    figures=figures,
+    caption=caption,
+)

@@ -48,7 +48,7 @@ def _write_caption(study: Study, results: Results) -> Path:
 
 
 def _claims_table(study: Study) -> Table:
-    table = Table("quantity", "claimed", "threshold", "measured", "holds", box=box.SIMPLE_HEAD)
+    table = Table("quantity", "claimed", "threshold", "measured", "verdict", box=box.SIMPLE_HEAD)
     for result in study.claim_results:
         table.add_row(
             *(result.description, result.claimed, result.threshold, result.measured, result.verdict)

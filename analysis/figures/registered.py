@@ -12,12 +12,14 @@ from experiments.config.groups import SEEDS
 from experiments.config.identity import scientific
 from experiments.sweep.cli import compose_catalog
 from experiments.sweep.expand import expand
+from experiments.sweep.grid import STANDARD
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import parse_request
 
 ABSENT = "<absent>"
 CELLS = "combinations of values"  # the difference if every key has the registered values
-CRITERION = "criterion"
+CRITERIA = ("criterion", "scoring")
+SIZE = "sweep.size"
 
 
 def differences(results: Results, record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -28,26 +30,30 @@ def differences(results: Results, record: Mapping[str, Any]) -> tuple[str, ...]:
     results
         The sweep that was run.
     record
-        Launch record: `sweep` names the YAML, `size` the size, and `criterion` is the criterion at
-        launch.
+        Launch record: `sweep` names the YAML, `size` the size; `criterion` and `scoring` are the
+        criteria at launch. Size `small` gives no verdict, so it is a difference.
 
     Raises
     ------
     ConfigError
         The YAML does not exist any more, or is invalid.
     """
+    size = record.get("size", STANDARD)
     loader = config_loader()
     catalog = compose_catalog(loader, "config", ())
-    overrides = [f"sweep={record['sweep']}", f"sweep.size={record.get('size', 'small')}"]
+    overrides = [f"sweep={record['sweep']}", f"{SIZE}={size}"]
     request = parse_request(catalog, parse_arguments(loader, overrides))
     registered = {
         cell.id: _values(cell.config, cell.choices) for cell in expand(catalog, request.grids)
     }
     run = {cell: _values(line["config"], line["choices"]) for cell, line in results.plan.items()}
     keys = [] if registered.keys() == run.keys() else _differing(registered.values(), run.values())
-    criterion = None if request.named is None else request.named.criterion
-    changed = _text(criterion) != _text(record.get("criterion"))
-    return (*keys, *([CRITERION] if changed else []))
+    changed = [
+        key
+        for key in CRITERIA
+        if _text(getattr(request.named, key, None)) != _text(record.get(key))
+    ]
+    return (*([SIZE] if size == "small" else []), *keys, *changed)
 
 
 def _values(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:

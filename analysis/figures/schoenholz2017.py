@@ -1,146 +1,176 @@
-"""Study `schoenholz2017`: largest depth at which a tanh network trains (Fig 5)."""
+"""Study `schoenholz2017`: the depth to which a tanh network trains against xi_c (Fig 5)."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator, Mapping
-from functools import cache
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.study import ClaimResult, Study, read_planned_cells
+from analysis.figures.style import PALETTE
 from analysis.load import Results
+from analysis.scoring.effects import per_seed, rank_correlation, slope
+from analysis.scoring.scored_study import ScoredStudy, Tables
+from analysis.scoring.summary import CELLS
 from fanin.errors import FaninError
 from fanin.theory.depth_scales import depth_scales
 
-CLAIM = (
-    "A network trains up to the depth to which a signal propagates. This depth is proportional to "
-    "the depth scale xi_c(sigma_w^2) of the correlation, on both sides of the critical point."
-)
-SIZE = (4.6, 3.4)  # inches
-FACTOR = 6.0  # the figure shows the curve FACTOR xi_c
+SIZE = (7.2, 3.2)  # inches
+TRAINED = 0.5  # test accuracy of a network that trains, halfway between chance and 0.9
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Compare the depths at which networks train with the theory's depth scale.
+def trainable_depths(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the depth to which networks train, by weight variance.
+
+    Between the deepest network that trains and the next deeper one, log depth is interpolated
+    linearly in the accuracy. If no network trains, the depth is that of the shallowest one; if all
+    train, that of the deepest one.
 
     Parameters
     ----------
-    results
-        Results of the sweep `schoenholz2017`.
-    criterion
-        `trained`: smallest test accuracy of a trained network. `shallow`, `deep`: networks of a
-        depth below `shallow` xi_c must train, those above `deep` xi_c must not.
+    cells
+        Networks of one seed and one number of steps: `weight_var`, `xi_c`, `depth`, `accuracy`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `weight_var`, `xi_c` and `trainable` (depth), ordered by weight variance.
     """
-    accuracy = _accuracy(results)
-    if accuracy.empty:
+    rows = []
+    for (weight_var, xi), networks in cells.groupby(["weight_var", "xi_c"]):
+        by_depth = networks.sort_values("depth")
+        depth, accuracy = (by_depth[name].to_numpy(float) for name in ("depth", "accuracy"))
+        trains = np.flatnonzero(accuracy >= TRAINED)
+        last = int(trains[-1]) if len(trains) else -1
+        trainable = depth[max(last, 0)]
+        if 0 <= last < len(depth) - 1:
+            share = (accuracy[last] - TRAINED) / (accuracy[last] - accuracy[last + 1])
+            trainable = depth[last] * (depth[last + 1] / depth[last]) ** share
+        rows.append({"weight_var": weight_var, "xi_c": xi, "trainable": trainable})
+    return pd.DataFrame(rows)
+
+
+def _at(cells: pd.DataFrame, late: bool) -> pd.DataFrame:
+    steps = cells["steps"].max() if late else cells["steps"].min()
+    return trainable_depths(cells[cells["steps"] == steps])
+
+
+def _rank_correlation(cells: pd.DataFrame, late: bool = True) -> float:
+    depths = _at(cells, late)
+    return rank_correlation(depths["xi_c"], depths["trainable"])
+
+
+def _slope(cells: pd.DataFrame) -> float:
+    """Return the smaller of the slopes on the two sides of the critical point.
+
+    Both sides count, because xi_c rises with the weight variance on one and falls on the other.
+    """
+    depths = _at(cells, late=True)
+    critical = depths.loc[depths["xi_c"].idxmax(), "weight_var"]
+    off_critical = depths[depths["xi_c"] < cells["depth"].max()]
+    sides = off_critical.groupby(off_critical["weight_var"] < critical)
+    return min(slope(np.log(side["xi_c"]), np.log(side["trainable"])) for _, side in sides)
+
+
+def summarize(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the test accuracy of each network after each number of steps."""
+    if results.curves.empty:
         raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
     cells = results.cells
+    weight_var = (cells["init.gain"].astype(float) ** 2).round(4)
     bias_var = float(cells["init.bias.std"].iloc[0]) ** 2
-    scales = {var: depth_scales(torch.tanh, var, bias_var).xi_c for var in accuracy.columns}
-    planned = read_planned_cells(results).configs
-    gains = dict(zip(_axes(planned)["weight_var"], planned["init.gain"], strict=True))
-    caption = (
-        f"Tanh networks of width {int(cells['model.width'].iloc[0])} on "
-        f"{int(cells['data.n_train'].iloc[0])} images of {cells['data'].iloc[0]}, "
-        f"sigma_b^2 = {bias_var:.3g}, SGD, learning rate {cells['optim.lr'].iloc[0]:g}, momentum "
-        f"{cells['optim.momentum'].iloc[0]:g}, {int(cells['train.steps'].iloc[0])} steps: test "
-        f"accuracy, mean over {cells['seed'].nunique()} seeds. A network trains if its "
-        f"accuracy is at least {criterion['trained']:g}. The claim holds if all networks less deep "
-        f"than {criterion['shallow']:g} xi_c train, and none deeper than {criterion['deep']:g} "
-        "xi_c does. xi_c: number of layers in which the distance of the correlation of two images "
-        f"from its limit falls by a factor of e. Line: {FACTOR:g} xi_c (theory); the factor "
-        f"{FACTOR:g} depends on the number of training steps."
-    )
-    return Study(
-        CLAIM,
-        {"schoenholz2017": _figure(accuracy, bias_var)},
-        caption,
-        tuple(_claim_results(accuracy, scales, gains, criterion)),
-    )
-
-
-def _accuracy(results: Results) -> pd.DataFrame:
-    """Return the mean test accuracy over seeds: a row per depth, a column per sigma_w^2."""
-    cells = results.cells
-    if cells.empty:
-        return pd.DataFrame()
-    # A diverged network counts as not trained.
-    accuracy = cells["test_accuracy"].where(cells["outcome"] == "ok", 0.0)
-    trained = _axes(cells).assign(accuracy=accuracy)
-    table = trained.pivot_table(index="depth", columns="weight_var", values="accuracy")
-    planned = _axes(read_planned_cells(results).configs)
-    # Combinations without a finished cell are NaN and stay white in the figure.
-    return table.reindex(
-        index=sorted(planned["depth"].unique()), columns=sorted(planned["weight_var"].unique())
-    )
-
-
-def _axes(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the depth and sigma_w^2 of each cell."""
-    return pd.DataFrame(
+    xi = {var: depth_scales(torch.tanh, var, bias_var).xi_c for var in weight_var.unique()}
+    design = pd.DataFrame(
         {
+            "cell_id": cells["cell_id"].astype(str),
+            "seed": cells["seed"].astype(int),
+            "weight_var": weight_var,
+            "xi_c": weight_var.map(xi),
             "depth": cells["model.depth"].astype(int),
-            "weight_var": (cells["init.gain"].astype(float) ** 2).round(4),
         }
     )
+    curves = results.curves[results.curves["metric"] == "test_accuracy"]
+    steps = range(1, 1 + int(cells["train.steps"].max()) // _interval(results))
+    design = design.merge(pd.DataFrame({"steps": [n * _interval(results) for n in steps]}), "cross")
+    measured = pd.DataFrame(
+        {
+            "cell_id": curves["cell_id"].astype(str),
+            "steps": curves["step"].astype(int),
+            "accuracy": curves["value"],
+        }
+    )
+    # A network that diverged has no accuracy and did not train.
+    table = design.merge(measured, how="left", on=["cell_id", "steps"]).fillna({"accuracy": 0.0})
+    about = ["model.width", "data.n_train", "optim.lr", "optim.momentum", "init.bias.std"]
+    setting = cells[about].iloc[:1].astype(float).reset_index(drop=True)
+    return {CELLS: table.drop(columns="cell_id"), "setting": setting}
 
 
-def _claim_results(
-    accuracy: pd.DataFrame,
-    scales: Mapping[float, float],
-    gains: Mapping[float, float],
-    criterion: Mapping[str, Any],
-) -> Iterator[ClaimResult]:
-    trained, shallow, deep = (float(criterion[k]) for k in ("trained", "shallow", "deep"))
-    for weight_var, xi in scales.items():
-        tested = accuracy[weight_var].dropna()
-        depths, column = tested.index.to_numpy(float), tested.to_numpy(float)
-        trained_depths = depths[column >= trained]
-        deepest = trained_depths.max() if len(trained_depths) else 0.0
-        must_train, must_not_train = depths < shallow * xi, depths > deep * xi
-        yield ClaimResult(
-            f"sigma_w^2 = {weight_var:.3g}: depth of the deepest network that trains",
-            f"{FACTOR:g} xi_c = {_depth(FACTOR * xi)} (paper's theory)",
-            f"{deepest:.0f} (tested: {', '.join(f'{d:.0f}' for d in depths) or 'none'})",
-            bool(
-                (column[must_train] >= trained).all() and (column[must_not_train] < trained).all()
-            ),
-            cells={"init.gain": gains[weight_var]},
-            threshold=f"accuracy: at least {trained:g} below depth {_depth(shallow * xi)}, less "
-            f"above depth {_depth(deep * xi)}",
-        )
+def _interval(results: Results) -> int:
+    return int(results.cells["train.evaluate_every"].iloc[0])
 
 
-def _depth(value: float) -> str:
-    return f"{value:.0f}" if np.isfinite(value) and value < 1e4 else "unbounded"
+def caption(tables: Tables) -> str:
+    """Write the caption."""
+    cells, setting = tables[CELLS], tables["setting"].iloc[0]
+    steps = " and ".join(f"{n:,.0f}" for n in (cells["steps"].min(), cells["steps"].max()))
+    return (
+        f"Tanh networks of width {setting['model.width']:.0f} on {setting['data.n_train']:,.0f} "
+        f"images of MNIST, bias variance {setting['init.bias.std'] ** 2:.2g}, SGD, learning rate "
+        f"{setting['optim.lr']:g}, momentum {setting['optim.momentum']:g}. Left: test accuracy "
+        f"after the last step, mean over n = {cells['seed'].nunique()} seeds. Right: depth to "
+        f"which networks train (accuracy {TRAINED:g}) after {steps} steps, against the theory's "
+        "depth scale xi_c, the number of layers in which the distance of the correlation of two "
+        "images from its limit falls by a factor of e. Dots: means over seeds; bars: their range. "
+        "At the critical weight variance xi_c is infinite (dots at the right edge)."
+    )
 
 
-@cache
-def _predicted_depths(weight_vars: tuple[float, ...], bias_var: float) -> list[float]:
-    return [FACTOR * depth_scales(torch.tanh, var, bias_var).xi_c for var in weight_vars]
-
-
-def _figure(accuracy: pd.DataFrame, bias_var: float) -> Figure:
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw accuracy by depth and weight variance, and trainable depth against xi_c."""
+    cells = tables[CELLS]
     figure = Figure(figsize=SIZE, layout="constrained")
-    axis = figure.subplots()
-    depths, variances = accuracy.index.to_numpy(float), accuracy.columns.to_numpy(float)
-    mesh = axis.pcolormesh(
-        variances, depths, accuracy.to_numpy(float), cmap="cividis", vmin=0, vmax=1,
-        shading="nearest",
-    )  # fmt: skip
-    bar = figure.colorbar(mesh, ax=axis)
-    bar.set_label("test accuracy")
-    low, high = axis.get_ylim()
-    fine = np.linspace(variances.min(), variances.max(), 121)
-    line = _predicted_depths(tuple(fine.tolist()), bias_var)
-    axis.plot(fine, line, color="white", linewidth=3.0)
-    axis.plot(fine, line, color="black", linewidth=1.4, label=rf"${FACTOR:g}\,\xi_c$ (theory)")
-    axis.set_ylim(low, high)
-    axis.set_xlabel(r"weight variance times fan_in, $\sigma_w^2$")
-    axis.set_ylabel("depth $L$ (weight layers)")
-    axis.legend(loc="upper right", fontsize="small")
-    return figure
+    left, right = figure.subplots(1, 2)
+    last = cells[cells["steps"] == cells["steps"].max()]
+    accuracy = last.pivot_table(index="depth", columns="weight_var", values="accuracy")
+    mesh = left.pcolormesh(
+        range(len(accuracy.columns)), range(len(accuracy)), accuracy, cmap="cividis", vmin=0, vmax=1
+    )
+    left.set_xticks(range(len(accuracy.columns)), [f"{v:.3g}" for v in accuracy.columns])
+    left.set_yticks(range(len(accuracy)), [f"{d:.0f}" for d in accuracy.index])
+    left.set_xlabel(r"weight variance times fan-in, $\sigma_w^2$")
+    left.set_ylabel("depth (weight layers)")
+    figure.colorbar(mesh, ax=left, label="test accuracy")
+    for color, late in ((PALETTE[1], False), (PALETTE[0], True)):
+        _draw_depths(right, cells, late, color)
+    right.set_xlabel(r"depth scale $\xi_c$ (layers, theory)")
+    right.set_ylabel("trainable depth (layers)")
+    right.legend(frameon=False, fontsize="small")
+    return {"schoenholz2017": figure}
+
+
+def _draw_depths(axis: Axes, cells: pd.DataFrame, late: bool, color: object) -> None:
+    by_seed = pd.concat([_at(rows, late) for _, rows in cells.groupby("seed")])
+    groups = by_seed.groupby("xi_c")["trainable"]
+    mean, low, high = groups.mean(), groups.min(), groups.max()
+    edge = 2 * mean.index[np.isfinite(mean.index)].max()
+    x = np.where(np.isfinite(mean.index), mean.index, edge)
+    steps = cells["steps"].max() if late else cells["steps"].min()
+    axis.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="o", color=color,
+                  label=f"{steps:,.0f} steps")  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+
+
+STUDY = ScoredStudy(
+    summarize=summarize,
+    outcomes=("accuracy",),
+    effects={
+        "rank_correlation": per_seed(_rank_correlation),
+        "early_rank_correlation": per_seed(lambda cells: _rank_correlation(cells, late=False)),
+        "slope": per_seed(_slope),
+    },
+    figures=figures,
+    caption=caption,
+)

@@ -1,12 +1,14 @@
-"""Studies: a published figure redrawn from a sweep, and published numbers beside measured ones.
+"""Studies: a published figure redrawn from a sweep, and claims beside measurements.
 
-A sweep with a `source` key in its YAML needs a module of the same name in this package, with
+A sweep with a `source` key in its YAML needs a module of the same name in this package. For a
+publication, whose YAML has a section `scoring`, it defines `STUDY`, an
+`analysis.scoring.scored_study.ScoredStudy`. For a question, whose YAML has a section `criterion`,
+it defines
 
     study(results: Results, criterion: Mapping[str, Any]) -> Study
 
-`criterion` is the sweep's `criterion` key, by which the study decides which claims hold. `results`
-has only cells with a finished run. `study_factory` makes claims undecided whose cells are missing,
-and gives no verdict on a sweep that is not the registered one.
+`results` has only cells with a finished run. `study_factory` makes claims undecided whose cells
+are missing, and gives no verdict on a sweep that is not the registered one.
 """
 
 from __future__ import annotations
@@ -16,21 +18,28 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
 from analysis.figures import registered
 from analysis.load import Results
 from analysis.planned_cells import PlannedCells, finished_results, planned_cells
+from analysis.scoring.claims import parse_scoring
+from analysis.scoring.scored_study import scored_study
+from analysis.scoring.verdict import ScoredClaim
 from experiments.sweep.provenance import typed_command
 from fanin.errors import FaninError
+from fanin.statistics.interval import Interval
 
 LAST_KEY = "diff"  # of a launch record; a truncated one lacks it
 FIELD_REPORT = "field report"  # `source` of a sweep that answers a question, not a paper
 NO_THRESHOLD = "none"
-Conclusion = Literal["reproduced", "partly reproduced", "not reproduced", "undecided", "no verdict"]
+Conclusion = Literal[
+    "reproduced", "contradicted", "partly reproduced", "not reproduced", "undecided", "no verdict"
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class ClaimResult:
         Values of config columns that select the cells of this claim; empty: all cells of the sweep.
     threshold
         Condition on the measured value, with the numbers of the criterion. `none`: not tested.
+    is_main
+        True for a publication's main claim, which decides the conclusion.
     """
 
     description: str
@@ -64,13 +75,14 @@ class ClaimResult:
     undecided: bool = False
     cells: Mapping[str, Any] = field(default_factory=dict)
     threshold: str = NO_THRESHOLD
+    is_main: bool = False
 
     @property
     def verdict(self) -> str:
-        """`yes`, `no`, `undecided`, or nothing if there is no criterion."""
+        """`reproduced`, `contradicted`, `undecided`, or nothing if there is no criterion."""
         if self.undecided:
             return "undecided"
-        return {True: "yes", False: "no", None: ""}[self.holds]
+        return {True: "reproduced", False: "contradicted", None: ""}[self.holds]
 
 
 @dataclass(frozen=True)
@@ -111,9 +123,12 @@ class Study:
 
     @property
     def conclusion(self) -> Conclusion:
-        """Summary of all claims that have a criterion."""
+        """Verdict of a publication's main claim; for a question, summary of all claims."""
         if self.differs:
             return "no verdict"
+        for result in self.claim_results:
+            if result.is_main:
+                return cast(Conclusion, result.verdict)
         tested = [result.holds for result in self.claim_results if result.holds is not None]
         undecided = any(result.undecided for result in self.claim_results)
         if all(tested) and not undecided:
@@ -141,8 +156,47 @@ def study_factory(results: Results) -> Callable[[], Study] | None:
             f"{record['sweep']}: no module {module}. A sweep with a 'source' needs one to draw its "
             f"figure; write {path}.py or remove 'source' from the sweep's YAML"
         )
+    if record.get("scoring"):
+        return lambda: _complete_study(_scored, results, record)
     study = importlib.import_module(module).study
-    return lambda: _complete_study(study, results, record)
+    return lambda: _complete_study(
+        lambda finished, record: study(finished, record.get("criterion") or {}), results, record
+    )
+
+
+def _scored(results: Results, record: Mapping[str, Any]) -> Study:
+    """Summarize, score and draw a publication's sweep."""
+    study = scored_study(record["sweep"])
+    scoring = parse_scoring(record["scoring"], record["sweep"])
+    tables = study.summarize(results)
+    claims = tuple(claim_result(scored) for scored in study.score(scoring, tables))
+    statement = scoring.claims[scoring.main].statement
+    return Study(statement, study.figures(tables), study.caption(tables), claims)
+
+
+def claim_result(scored: ScoredClaim) -> ClaimResult:
+    """Return a scored claim as a line of a study."""
+    claim = scored.claim
+    return ClaimResult(
+        claim.statement,
+        claim.source,
+        f"{format_interval(scored.interval)}, {scored.n_seeds} seeds",
+        {"reproduced": True, "contradicted": False, "undecided": None}[scored.verdict],
+        scored.verdict == "undecided",
+        threshold=claim.criterion,
+        is_main=claim.main,
+    )
+
+
+def format_interval(interval: Interval) -> str:
+    """Format an effect with its interval.
+
+    >>> format_interval(Interval(0.5, 0.25, 0.75))
+    '0.5 (0.25 to 0.75)'
+    """
+    if np.isnan(interval.value):
+        return "not defined in every seed"
+    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 
 def _complete_study(
@@ -152,9 +206,8 @@ def _complete_study(
 ) -> Study:
     """Compute a study from finished cells; claims whose cells are missing become undecided."""
     plan = read_planned_cells(results)
-    criterion = record.get("criterion") or {}
     try:
-        computed = study(finished_results(results), criterion)
+        computed = study(finished_results(results), record)
     except (FaninError, LookupError, ValueError) as error:
         if not plan.warning:
             raise
@@ -185,7 +238,7 @@ def read_planned_cells(results: Results) -> PlannedCells:
 
 
 def launch_record(results: Results) -> dict[str, Any]:
-    """Read the record of a sweep's first launch, with `source` and `criterion` at that time.
+    """Read the record of a sweep's first launch, with its `source` and criteria at that time.
 
     A record that is damaged, for example because the file was truncated, is skipped.
     """

@@ -1,100 +1,121 @@
-"""Study `xiao2018`: training of a 100-layer tanh CNN at and off the critical point."""
+"""Study `xiao2018`: which weights let a tanh CNN of hundreds of layers train."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from analysis.figures.query import (
-    chance_loss,
-    final_loss_ratio,
-    plot_losses,
-    smooth_losses,
-    training_caption,
-)
-from analysis.figures.study import ClaimResult, Study
 from analysis.figures.style import PALETTE
+from analysis.figures.training_runs import best_rates, plot_runs, training_outcomes
 from analysis.load import Results
+from analysis.scoring.effects import tuned
+from analysis.scoring.scored_study import ScoredStudy, Tables
+from analysis.scoring.summary import CELLS
 
-CLAIM = (
-    "Very deep tanh CNNs train from delta-orthogonal weights at the critical point. They do not "
-    "train from Gaussian weights or off the critical point."
-)
-SIZE = (5.2, 3.2)  # inches
-LOSS_WINDOW = 10  # steps averaged per point of a curve
-KEYS = ["init", "init.gain"]
-STYLES: dict[tuple[str, str], tuple[str, str, Any]] = {
-    ("delta_orthogonal", "critical"): ("delta-orthogonal, critical", PALETTE[0], "-"),
-    ("lecun_normal", "critical"): ("Gaussian, critical", PALETTE[3], "--"),
-    ("delta_orthogonal", "ordered"): ("delta-orthogonal, ordered", PALETTE[2], "-."),
-    ("delta_orthogonal", "chaotic"): ("delta-orthogonal, chaotic", PALETTE[4], ":"),
+SIZE = (7.2, 2.7)  # inches
+DELTA, GAUSSIAN = "delta_orthogonal", "lecun_normal"
+CRITICAL, ORDERED, CHAOTIC = "critical", "ordered", "chaotic"
+NEAR_CRITICAL = (0.95, 1.1)  # weight variances of critical points with small bias variance
+ARMS = ["init", "phase"]
+STYLES: dict[tuple[str, str], dict[str, Any]] = {
+    (DELTA, CRITICAL): {"color": PALETTE[0], "label": "delta-orthogonal, critical"},
+    (GAUSSIAN, CRITICAL): {"color": PALETTE[3], "linestyle": "--", "label": "Gaussian, critical"},
+    (DELTA, ORDERED): {
+        **{"color": PALETTE[2], "linestyle": "-.", "label": "delta-orthogonal, ordered"}
+    },
+    (DELTA, CHAOTIC): {"color": PALETTE[4], "linestyle": ":", "label": "delta-orthogonal, chaotic"},
 }
-CRITICAL = 1.05  # sigma_w^2, at sigma_b^2 = 2.01e-5
+DESIGN = {
+    **{"seed": "seed", "depth": "model.depth", "init": "init", "gain": "init.gain"},
+    "lr": "optim.lr",
+}
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test which networks train.
+def _losses(cells: pd.DataFrame, deepest: bool) -> pd.DataFrame:
+    depth = cells["depth"].max() if deepest else cells["depth"].min()
+    return tuned(cells[cells["depth"] == depth], ARMS, "lr", "loss")
 
-    Parameters
-    ----------
-    results
-        Results of the sweep `xiao2018`.
-    criterion
-        Bounds on the final loss divided by the loss at chance. `trained`: upper bound of a run that
-        trained. `stalled`: lower bound of a run that did not.
-    """
-    curves = smooth_losses(results, KEYS, LOSS_WINDOW)
-    curves = curves.assign(
-        init=curves["init"].astype(str), phase=(curves["init.gain"].astype(float) ** 2).map(_phase)
+
+def _delta_advantage(cells: pd.DataFrame, deepest: bool = True) -> pd.Series:
+    losses = _losses(cells, deepest)
+    return losses[GAUSSIAN, CRITICAL] - losses[DELTA, CRITICAL]
+
+
+def _critical_advantage(cells: pd.DataFrame) -> pd.Series:
+    """Compare the critical point with the better of the two sides."""
+    losses = _losses(cells, deepest=True)
+    sides = losses[[(DELTA, ORDERED), (DELTA, CHAOTIC)]].min(axis=1)
+    return sides - losses[DELTA, CRITICAL]
+
+
+def _growth(cells: pd.DataFrame) -> pd.Series:
+    return _delta_advantage(cells) - _delta_advantage(cells, deepest=False)
+
+
+def with_phase(table: pd.DataFrame, weight_var: pd.Series) -> pd.DataFrame:
+    """Add the columns `weight_var` and `phase`."""
+    low, high = NEAR_CRITICAL
+    phase = np.where(weight_var < low, ORDERED, np.where(weight_var > high, CHAOTIC, CRITICAL))
+    return table.assign(weight_var=weight_var.round(4), phase=phase)
+
+
+def summarize(results: Results) -> dict[str, pd.DataFrame]:
+    """Return the final loss of each network, and the curves."""
+    outcomes, curves = (
+        with_phase(table.drop(columns="gain"), table["gain"].astype(float) ** 2)
+        for table in training_outcomes(results, DESIGN)
     )
-    loss_at_chance = chance_loss(results)
-    final = final_loss_ratio(curves, ["init", "phase"], loss_at_chance)
-    cells = results.cells
-    caption = (
-        f"Tanh CNNs of {int(cells['model.depth'].iloc[0]) - 1} layers of 3 x 3 convolutions, "
-        f"{int(cells['model.width'].iloc[0])} channels, circular padding, "
-        f"{training_caption(results, LOSS_WINDOW)}"
+    about = ["model.width", "data.n_train", "data.side", "train.steps", "optim.momentum"]
+    setting = results.cells[about].iloc[:1].astype(float).reset_index(drop=True)
+    return {CELLS: outcomes, "curves": curves, "setting": setting}
+
+
+def caption(tables: Tables) -> str:
+    """Write the caption."""
+    cells, setting = tables[CELLS], tables["setting"].iloc[0]
+    rates = ", ".join(f"{rate:g}" for rate in sorted(cells["lr"].unique()))
+    by_phase = cells.groupby("phase")["weight_var"].first().sort_values()
+    variances = ", ".join(f"{phase} {value:g}" for phase, value in by_phase.items())
+    return (
+        f"Tanh CNNs of 3 x 3 convolutions with {setting['model.width']:.0f} channels and circular "
+        f"padding on {setting['data.n_train']:,.0f} images of MNIST, {setting['data.side']:.0f} x "
+        f"{setting['data.side']:.0f} pixels, SGD with momentum {setting['optim.momentum']:g}, "
+        f"{setting['train.steps']:,.0f} steps. Training loss / loss at chance at the learning rate "
+        f"with the smallest final loss, of {rates}: mean over n = {cells['seed'].nunique()} seeds; "
+        "band: their range. In the table, the rate of a seed is tuned on the other seeds. "
+        f"Variances of the weights times fan-in: {variances}."
     )
-    figure = _figure(curves, loss_at_chance)
-    return Study(CLAIM, {"xiao2018": figure}, caption, tuple(_claim_results(final, criterion)))
 
 
-def _phase(weight_var: float) -> str:
-    if abs(weight_var - CRITICAL) < 0.01:
-        return "critical"
-    return "ordered" if weight_var < CRITICAL else "chaotic"
-
-
-def _claim_results(final: pd.Series, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    trained, stalled = float(criterion["trained"]), float(criterion["stalled"])
-    for (init, phase), (name, _, _) in STYLES.items():
-        shares = final.loc[init, phase]
-        trains = (init, phase) == ("delta_orthogonal", "critical")
-        yield ClaimResult(
-            f"{name}: final training loss / loss at chance, by seed",
-            f"{'trains' if trains else 'does not train'} (paper's text); "
-            f"{'below' if trains else 'above'} {trained if trains else stalled:g}",
-            ", ".join(f"{share:.3f}" for share in sorted(shares)),
-            bool((shares < trained).all() if trains else (shares > stalled).all()),
-            threshold=f"below {trained:g}" if trains else f"above {stalled:g}",
-            cells={"init": init},
-        )
-
-
-def _figure(curves: pd.DataFrame, loss_at_chance: float) -> Figure:
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw the training loss at each depth."""
+    cells, curves = tables[CELLS], tables["curves"]
+    depths = sorted(cells["depth"].unique())
     figure = Figure(figsize=SIZE, layout="constrained")
-    axis = figure.subplots()
-    for (init, phase), (_, color, linestyle) in STYLES.items():
-        runs = curves[(curves["init"] == init) & (curves["phase"] == phase)]
-        plot_losses(axis, runs, loss_at_chance, color=color, linestyle=linestyle)
-    axis.set_ylabel(r"training loss $\mathcal{L}$ (nats)")
-    handles = [
-        Line2D([], [], color=color, linestyle=linestyle, label=name) for name, color, linestyle in
-        STYLES.values()
-    ]  # fmt: skip
-    axis.legend(handles=handles, frameon=False, fontsize="small", loc="best")
-    return figure
+    axes = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
+    runs = curves.merge(best_rates(cells, ["depth", *ARMS]), on=["depth", *ARMS, "lr"])
+    for axis, depth in zip(axes, depths, strict=True):
+        for (init, phase), style in STYLES.items():
+            arm = (runs["init"] == init) & (runs["phase"] == phase)
+            plot_runs(axis, runs[arm & (runs["depth"] == depth)], **style)
+        axis.set_title(f"{depth:.0f} weight layers", fontsize="medium")
+    axes[0].set_ylabel("training loss / chance")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4,
+                  frameon=False, fontsize="small")  # fmt: skip
+    return {"xiao2018": figure}
+
+
+STUDY = ScoredStudy(
+    summarize=summarize,
+    outcomes=("loss", "mean_loss"),
+    effects={
+        "delta_advantage": _delta_advantage,
+        "delta_advantage_growth": _growth,
+        "critical_advantage": _critical_advantage,
+    },
+    figures=figures,
+    caption=caption,
+)

@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.studies.baselines import VENV, install_hint, query_tools
+from analysis.studies.blocks import publish
 from analysis.studies.draws import measure_draws
-from analysis.studies.tables import markdown_table, publish
+from analysis.studies.tables import markdown_table
 from experiments.console import exit_on_error
 from experiments.data import Data
 from experiments.data.cifar import Cifar10

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.studies.baselines import NOT_INSTALLED, VENV, ToolResult, install_hint, query_tools
+from analysis.studies.blocks import publish
 from analysis.studies.draws import mean_and_error, measure_draws
 from analysis.studies.networks import ANYINIT_CASE, CASES, NetworkCase
-from analysis.studies.tables import markdown_table, publish
+from analysis.studies.tables import markdown_table
 from experiments.console import exit_on_error
 from fanin.inits import LayerInit, Normal
 from fanin.statistics.agreement import ROUNDING

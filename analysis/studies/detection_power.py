@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from analysis.predictions import predict_cell
 from analysis.settings import Setting, group_settings
-from analysis.studies.tables import markdown_table, publish
+from analysis.studies.blocks import publish
+from analysis.studies.tables import markdown_table
 from analysis.theory_comparison import TheoryComparison
 from analysis.verdicts import LayerSummaries, judge, summarize_layers
 from experiments.config.catalog import ConfigCatalog, config_loader

@@ -16,11 +16,12 @@ from analysis.cli import add_sweep_arguments
 from analysis.figures.study import Study
 from analysis.figures.style import use_style
 from analysis.load import Results, load
+from analysis.scoring.inputs import inputs_digest
+from analysis.studies.blocks import publish
 from analysis.studies.tables import (
     claims_table,
     count_holding,
     provenance_line,
-    publish,
     require_complete,
     require_study,
 )
@@ -99,8 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         study = require_study(results)
         page_folder = args.write.parent if args.write else Path()
         links = (os.path.relpath(path, page_folder) for path in (args.figures, args.claims))
-        publish(markdown(results, study, *links), args.write, args.name)
-        publish(claims_markdown(results, study), args.write and args.claims, args.name)
+        inputs = inputs_digest(args.name) if args.write else ""
+        publish(markdown(results, study, *links), args.write, args.name, inputs)
+        publish(claims_markdown(results, study), args.write and args.claims, args.name, inputs)
         if args.write:
             _save_figures(study.figures, args.figures)
 

@@ -20,7 +20,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from analysis.studies.tables import markdown_table, publish
+from analysis.studies.blocks import publish
+from analysis.studies.tables import markdown_table
 from experiments.console import exit_on_error
 from experiments.data import Cifar10, Data, Mnist
 from experiments.data.dataset import Source

@@ -1,99 +1,174 @@
-"""Write all studies into docs/reproductions.md: an overview and a table for each.
+"""Write docs/reproductions.md and its figures from the committed summaries.
 
-python -m analysis.studies.reproductions glorot2010 --write docs/reproductions.md
+python -m analysis.studies.reproductions --write docs/reproductions.md
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.cli import ALL_HELP
-from analysis.figures.study import FIELD_REPORT, Study, launch_record
-from analysis.load import Results, load
-from analysis.studies.tables import (
-    claims_table,
-    count_holding,
-    markdown_table,
-    provenance_line,
-    publish,
-    read_block,
-    require_complete,
-    require_study,
+from analysis.figures.study import format_interval
+from analysis.figures.style import use_style
+from analysis.scoring.claims import Scoring
+from analysis.scoring.inputs import (
+    History,
+    criteria,
+    inputs_digest,
+    scored_sweeps,
+    scoring_history,
+    sweep_definition,
 )
+from analysis.scoring.null_models import NullResult
+from analysis.scoring.scored_study import registered_scoring, scored_study
+from analysis.scoring.summary import FOLDER, Summary, read_summary, summaries, summary_path
+from analysis.scoring.verdict import ScoredClaim
+from analysis.studies.blocks import publish
+from analysis.studies.tables import markdown_table
 from experiments.console import exit_on_error
+from fanin.commands import command_line
 
-NAME = "reproductions"
-HEADER = ["sweep", "source", "conclusion", "claims that hold"]
-
-
-def markdown(studies: Sequence[tuple[Results, Study]], existing: str = "") -> str:
-    """Format an overview table, then one section per publication.
-
-    Field reports have their own pages in docs/questions/ and appear only in the overview.
-
-    Parameters
-    ----------
-    existing
-        Current text of the page. Its rows and sections of sweeps that are not in `studies` are
-        kept.
-    """
-    rows, sections = _parse(existing)
-    for results, study in studies:
-        rows[results.name] = [
-            _link(results), _linked_source(results), study.conclusion, count_holding(study)
-        ]  # fmt: skip
-        if _source(results) != FIELD_REPORT:
-            sections[results.name] = _section(results, study)
-    names = sorted(rows, key=lambda name: (name not in sections, _year(name), name))
-    overview = markdown_table(HEADER, [rows[name] for name in names])
-    return "\n\n".join([overview, *(sections[name] for name in names if name in sections)])
+OVERVIEW = "reproductions"
+DPI = 150
+NOT_RUN = "not run yet"
+FIGURES = "figures"  # folder of the PNG files, beside the page
 
 
-def _parse(text: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    r"""Return the rows of an overview and the sections below it, by sweep.
+@dataclass(frozen=True)
+class Section:
+    """A study with its criteria, and its score if it has a summary."""
 
-    >>> _parse("| sweep | s |\n| --- | --- |\n| [a](#a) | b |\n\n### a\n\nText.")
-    ({'a': ['[a](#a)', 'b']}, {'a': '### a\n\nText.'})
-    """
-    overview, *sections = re.split(r"^(?=### )", text, flags=re.M)
-    rows = {}
-    for line in overview.splitlines():
-        if match := re.match(r"\| \[(\w+)\]\(", line):
-            rows[match[1]] = [part.strip() for part in line.strip("| ").split(" | ")]
-    return rows, {section.split()[1]: section.strip() for section in sections}
+    name: str
+    source: str
+    scoring: Scoring
+    history: History
+    diagnosis: dict[str, str]
+    summary: Summary | None = None
+    claims: tuple[ScoredClaim, ...] = ()
+    null_results: tuple[NullResult, ...] = ()
+
+    @property
+    def main_statement(self) -> str:
+        """The main claim."""
+        return self.scoring.claims[self.scoring.main].statement
+
+    @property
+    def verdict(self) -> str:
+        """Verdict of the main claim, or `not run yet`."""
+        verdicts = {claim.name: claim.verdict for claim in self.claims}
+        return verdicts.get(self.scoring.main, NOT_RUN)
 
 
-def _section(results: Results, study: Study) -> str:
-    parts = [
-        f"### {results.name}",
-        f"{_linked_source(results)}. Claim: {study.claim} **{study.statement}.**",
-        claims_table(study),
-        f"{study.caption} {provenance_line(results)}",
+def make_section(name: str, folder: Path = FOLDER) -> Section:
+    """Score a study from its summary, if it has one."""
+    definition = sweep_definition(name)
+    scoring, study = registered_scoring(name), scored_study(name)
+    section = Section(
+        name,
+        str(definition["source"]),
+        scoring,
+        scoring_history(name),
+        dict(definition.get("diagnosis") or {}),
+    )
+    if name not in summaries(folder):
+        return section
+    summary = read_summary(name, folder)
+    return replace(
+        section,
+        summary=summary,
+        claims=tuple(study.score(scoring, summary.tables)),
+        null_results=tuple(study.score_null_models(scoring, summary.tables)),
+    )
+
+
+def overview(sections: Sequence[Section]) -> str:
+    """Format the table of all studies."""
+    rows = [
+        [f"[{s.name}](#{s.name})", link_papers(s.source), s.main_statement, s.verdict]
+        for s in sections
     ]
-    return "\n\n".join(parts)
+    return markdown_table(["sweep", "source", "main claim", "verdict"], rows)
 
 
-def _year(name: str) -> int:
-    year = re.search(r"\d{4}$", name)
-    return int(year[0]) if year else 0
+def markdown(section: Section) -> str:
+    """Format one study: claim, figure, table of claims, sizes, diagnoses and provenance."""
+    return "\n\n".join(_paragraphs(section))
 
 
-def _link(results: Results) -> str:
-    is_report = _source(results) == FIELD_REPORT
-    target = f"questions/{results.name}.md" if is_report else f"#{results.name}"
-    return f"[{results.name}]({target})"
+def _paragraphs(section: Section) -> Iterator[str]:
+    name, scoring, summary = section.name, section.scoring, section.summary
+    verdict = section.verdict.capitalize()
+    yield f"{link_papers(section.source)}. {section.main_statement} **{verdict}.**"
+    if summary is not None:
+        study = scored_study(name)
+        yield f"![{section.main_statement}]({FIGURES}/{name}.png)"
+        yield f"*{study.caption(summary.tables)}*"
+    yield _claims_table(section)
+    yield f"Sizes: theirs: {scoring.sizes['theirs']}. Ours: {scoring.sizes['ours']}."
+    for claim in section.claims:
+        if claim.verdict == "contradicted":
+            text = section.diagnosis.get(claim.name, "not known yet")
+            yield f"Diagnosis of “{claim.claim.statement}”: {text}"
+    yield _criteria(section)
+    if summary is None:
+        yield f"Run it with `{command_line('run', '-m', f'sweep={name}')}`."
+    else:
+        yield _provenance(summary)
 
 
-def _source(results: Results) -> str:
-    return str(launch_record(results)["source"])
+def _claims_table(section: Section) -> str:
+    scored = {claim.name: claim for claim in section.claims}
+    rows = []
+    for name, claim in section.scoring.claims.items():
+        measured, verdict = "", NOT_RUN
+        if name in scored:
+            measured, verdict = format_interval(scored[name].interval), scored[name].verdict
+        mark = "main claim: " if claim.main else ""
+        effect = f"{claim.effect.replace('_', ' ')}, {claim.criterion}"
+        nulls = _null_text([r for r in section.null_results if r.claim == name])
+        rows.append([f"{mark}{claim.statement} ({claim.source})", effect, measured, verdict, nulls])
+    header = ["claim", "effect and the smallest that counts", "measured (95 %)", "verdict"]
+    return markdown_table([*header, "null models refused"], rows)
 
 
-def _linked_source(results: Results) -> str:
-    """Return a sweep's source as Markdown, with links for arXiv numbers and DOIs."""
-    return link_papers(_source(results))
+def _null_text(results: Sequence[NullResult]) -> str:
+    """Count the refused null models, and name the others."""
+    if not results:
+        return ""
+    others = [r.null_model for r in results if not r.is_refused]
+    text = f"{len(results) - len(others)} of {len(results)}"
+    return f"{text}; not: {', '.join(others)}" if others else text
+
+
+def _criteria(section: Section) -> str:
+    """Return the commit of the criteria, the pilot, and every later change."""
+    scoring, history = section.scoring, section.history
+    parts = [f"Criteria: commit {history.commit} {history.date}".rstrip() + "."]
+    if scoring.pilot is not None:
+        seeds = ", ".join(map(str, scoring.pilot.seeds))
+        parts.append(f"Pilot (seeds {seeds}, {scoring.pilot.date}): {scoring.pilot.result}")
+    parts.append(f"Seeds: {scoring.seeds}, {scoring.seeds_reason}.")
+    changes = "; ".join(history.later_changes) or "none"
+    parts.append(f"Later changes of the YAML or the module: {changes}.")
+    summary = section.summary
+    if summary is not None and criteria(summary.about) != criteria(sweep_definition(section.name)):
+        parts.append("**The criteria changed after the run.**")
+    return " ".join(parts)
+
+
+def _provenance(summary: Summary) -> str:
+    about = summary.about
+    tree = "clean tree" if about["clean"] else "uncommitted changes"
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"`{about['command']}` at commit {about['commit']} ({tree}), {about['date']}: "
+        f"{about['n_cells']:,} cells, seeds {', '.join(map(str, about['seeds']))}, "
+        f"{about['seconds'] / 60:.0f} min of training; {versions}."
+    )
 
 
 def link_papers(text: str) -> str:
@@ -108,29 +183,46 @@ def link_papers(text: str) -> str:
     return re.sub(r"doi:(10\.\S+[^\s.,;])", r"[doi:\1](https://doi.org/\1)", text)
 
 
+def block_inputs(name: str, folder: Path = FOLDER) -> str:
+    """Return a digest of a study's YAML, module and summary."""
+    path = summary_path(name, folder)
+    if not path.is_file():
+        return inputs_digest(name)
+    return f"{inputs_digest(name)}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write or print the studies of the named sweeps."""
+    """Write or print the page of all publications."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.reproductions", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("names", metavar="NAME", nargs="+", help="sweeps under results/")
-    parser.add_argument("--results", default="results", help="folder of the sweeps")
-    parser.add_argument("--all", action="store_true", help=ALL_HELP)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="studies (default: all)")
+    parser.add_argument("--summaries", metavar="DIR", type=Path, default=FOLDER)
     parser.add_argument(
         "--write",
         metavar="PAGE",
         type=Path,
-        help="write the studies into this page, between its marker lines; sweeps that are not "
-        "named keep their text (default: print the studies)",
+        help="write the studies into this page, between their marker lines, and the figures beside "
+        "it (default: print the studies)",
     )
     args = parser.parse_args(argv)
-    with exit_on_error():
-        existing = read_block(args.write, NAME) if args.write else ""
-        loaded = [load(name, args.results, all=args.all) for name in args.names]
-        for results in loaded if args.write else ():
-            require_complete(results)
-        studies = [(results, require_study(results)) for results in loaded]
-        publish(markdown(studies, existing), args.write, NAME)
+    use_style()
+    with exit_on_error(OSError):
+        for name in args.names or scored_sweeps():
+            section = make_section(name, args.summaries)
+            inputs = block_inputs(name, args.summaries)
+            publish(markdown(section), args.write, name, inputs)
+            if args.write and section.summary is not None:
+                _save_figures(section.summary, args.write.parent / FIGURES)
+        sections = [make_section(name, args.summaries) for name in scored_sweeps()]
+        publish(overview(sections), args.write, OVERVIEW)
+
+
+def _save_figures(summary: Summary, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in scored_study(summary.name).figures(summary.tables).items():
+        metadata = {"Software": None}  # so that the file does not depend on matplotlib's version
+        figure.savefig(folder / f"{name}.png", dpi=DPI, bbox_inches="tight", metadata=metadata)
 
 
 if __name__ == "__main__":

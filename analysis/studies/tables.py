@@ -1,93 +1,15 @@
-"""Markdown tables, and writing them into a documentation page between two marker lines."""
+"""Markdown tables of studies, and the checks before their numbers are published."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 from analysis.figures import registered
 from analysis.figures.study import Study, launch_record, read_planned_cells, study_factory
 from analysis.load import Results
+from experiments.sweep.grid import STANDARD
 from fanin.commands import command_line
 from fanin.errors import FaninError
 
-BOLD = {"no": "**no**"}
-
-
-def write_block(page: Path, name: str, text: str) -> None:
-    r"""Replace the text between a page's two marker lines with this name.
-
-    The markers are a line that starts with `<!-- begin NAME` and a line `<!-- end NAME -->`.
-
-    Raises
-    ------
-    FaninError
-        The page does not exist or does not have exactly one of each marker.
-
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     page = Path(folder) / "page.md"
-    ...     _ = page.write_text("By hand.\n<!-- begin sums -->\nold\n<!-- end sums -->\n")
-    ...     write_block(page, "sums", "1 + 1 = 2")
-    ...     print(page.read_text(), end="")
-    By hand.
-    <!-- begin sums -->
-    <BLANKLINE>
-    1 + 1 = 2
-    <BLANKLINE>
-    <!-- end sums -->
-    """
-    lines, begin, end = _find_markers(page, name)
-    new_lines = [*lines[: begin + 1], "", *text.strip("\n").splitlines(), "", *lines[end:]]
-    temporary = page.with_name(f".{page.name}.{os.getpid()}")
-    temporary.write_text("\n".join(new_lines) + "\n")
-    temporary.replace(page)
-
-
-def read_block(page: Path, name: str) -> str:
-    """Read the text between a page's two marker lines with this name.
-
-    Raises
-    ------
-    FaninError
-        The page does not exist or does not have exactly one of each marker.
-    """
-    lines, begin, end = _find_markers(page, name)
-    return "\n".join(lines[begin + 1 : end]).strip("\n")
-
-
-def _find_markers(page: Path, name: str) -> tuple[list[str], int, int]:
-    """Return a page's lines, and the indices of its two marker lines with this name."""
-    if not page.is_file():
-        raise FaninError(
-            f"{page}: no such page. Create it with the lines '<!-- begin {name} -->' and "
-            f"'<!-- end {name} -->'"
-        )
-    lines = page.read_text().splitlines()
-    begin = [i for i, line in enumerate(lines) if line.split()[:3] == ["<!--", "begin", name]]
-    end = [i for i, line in enumerate(lines) if line.split() == ["<!--", "end", name, "-->"]]
-    if len(begin) != 1 or len(end) != 1 or begin[0] > end[0]:
-        raise FaninError(
-            f"{page}: expected one line '<!-- begin {name} -->' and, after it, one line "
-            f"'<!-- end {name} -->'; the tables are written between them"
-        )
-    return lines, begin[0], end[0]
-
-
-def publish(text: str, page: Path | None, name: str) -> None:
-    """Write a text between a page's marker lines, or print it if `page` is None.
-
-    Raises
-    ------
-    FaninError
-        The page does not exist or does not have exactly one of each marker.
-    """
-    if page:
-        write_block(page, name, text)
-    else:
-        print(text)
+BOLD = {"contradicted": "**contradicted**"}
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -150,7 +72,7 @@ def claims_table(study: Study) -> str:
         ]
         for result in study.claim_results
     ]
-    return markdown_table(["quantity", "claimed", "threshold", "measured", "holds"], rows)
+    return markdown_table(["quantity", "claimed", "threshold", "measured", "verdict"], rows)
 
 
 def count_holding(study: Study) -> str:
@@ -163,7 +85,7 @@ def count_holding(study: Study) -> str:
 def provenance_line(results: Results) -> str:
     """Return the number of cells per commit and the commands that run and draw the sweep."""
     record = launch_record(results)
-    size = "" if record.get("size", "small") == "small" else f" sweep.size={record['size']}"
+    size = "" if record.get("size", STANDARD) == STANDARD else f" sweep.size={record['size']}"
     run = command_line("run", "-m", f"sweep={record['sweep']}")
     return (
         f"{_cells_by_code(results)}: `{run}{size}`, then `{command_line('figures', results.name)}`."

@@ -17,7 +17,8 @@ import torch
 
 from analysis.cli import add_sweep_arguments, prediction_progress
 from analysis.load import load
-from analysis.studies.tables import markdown_table, publish
+from analysis.studies.blocks import publish
+from analysis.studies.tables import markdown_table
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from analysis.verdicts import (
     BACKWARD,

@@ -12,9 +12,11 @@ from experiments.sweep.overrides import Argument
 from experiments.sweep.types import Assignment
 from fanin.errors import ConfigError, suggest
 
-SWEEP_KEYS = {"question", "source", "criterion", "fixed", "grid", "exclude"}
-PAPER_KEYS = {"fixed", "grid"}
-Size = Literal["small", "paper"]
+SWEEP_KEYS = {"question", "source", "criterion", "scoring", "fixed", "grid", "exclude"}
+Size = Literal["small", "standard", "paper"]
+STANDARD: Size = "standard"
+OTHER_SIZES: tuple[Size, ...] = ("small", "paper")  # sections of the YAML
+SIZE_KEYS = {"fixed", "grid"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def make_grids(arguments: Sequence[Argument], definition: Mapping[str, Any] | No
 
 
 def keys_in_sweep(definition: Mapping[str, Any]) -> set[str]:
-    """Return every key and group that a named sweep's YAML sets, at size `small` or `paper`.
+    """Return every key and group that a named sweep's YAML sets, at any size.
 
     >>> grid = {"optim.lr, seed": [[0.1, 0]], "init": ["zeros", {"init": "normal", "init.std": 1}]}
     >>> sorted(keys_in_sweep({"fixed": {"model": "mlp"}, "grid": grid}))
@@ -93,8 +95,9 @@ def keys_in_sweep(definition: Mapping[str, Any]) -> set[str]:
     """
     grids = definition.get("grid") or {}
     parts = [definition.get("fixed") or {}, *(grids if isinstance(grids, list) else [grids])]
-    paper = definition.get("paper")
-    keys: set[str] = set(keys_in_sweep(paper)) if paper else set()
+    keys: set[str] = set()
+    for size in OTHER_SIZES:
+        keys |= keys_in_sweep(definition[size]) if definition.get(size) else set()
     for part in parts:
         if isinstance(part, Mapping):  # make_grids reports other types
             for axis, values in part.items():
@@ -177,48 +180,53 @@ def _axis_assignment(keys: list[str], value: Any, name: str) -> Assignment:
 
 
 def select_size(definition: Mapping[str, Any], size: Size) -> dict[str, Any]:
-    """Return a named sweep's YAML at one size, without its key `paper`.
+    """Return a named sweep's YAML at one size, without its sections `small` and `paper`.
 
     Parameters
     ----------
     definition
-        The YAML. `paper: {fixed: ..., grid: ...}` holds the keys and axes that have other values at
-        the published size. An axis is replaced in every grid that has it.
+        The YAML. `small: {fixed: ..., grid: ...}` and `paper: {...}` hold the keys and axes that
+        have other values at these sizes. An axis is replaced in every grid that has it.
     size
-        `small` (the YAML without `paper`) or `paper`.
+        `standard` (the YAML without these sections), `small` or `paper`.
 
     Raises
     ------
     ConfigError
-        Size `paper` is requested but not defined, or `paper` changes an axis that no grid has.
+        The YAML does not define the size, or the size changes an axis that no grid has.
 
     Examples
     --------
     >>> definition = {"grid": {"seed": [0]}, "paper": {"grid": {"seed": [0, 1]}}}
-    >>> select_size(definition, "small")["grid"], select_size(definition, "paper")["grid"]
+    >>> select_size(definition, "standard")["grid"], select_size(definition, "paper")["grid"]
     ({'seed': [0]}, {'seed': [0, 1]})
     """
-    small = {key: value for key, value in definition.items() if key != "paper"}
-    if size == "small":
-        return small
-    if not definition.get("paper"):
-        raise ConfigError("sweep.size=paper: this sweep has only sweep.size=small")
-    paper = definition["paper"]
-    for key in paper:
-        if key not in PAPER_KEYS:
-            raise ConfigError(f"sweep.paper: no key {key}; {suggest(str(key), PAPER_KEYS)}")
-    grids = small.get("grid") or {}
-    paper_axes = paper.get("grid") or {}
+    standard = {key: value for key, value in definition.items() if key not in OTHER_SIZES}
+    if size == STANDARD:
+        return standard
+    if not definition.get(size):
+        sizes = [STANDARD, *(other for other in OTHER_SIZES if definition.get(other))]
+        raise ConfigError(
+            f"sweep.size={size}: this sweep has only sweep.size={' and '.join(sizes)}"
+        )
+    section = definition[size]
+    for key in section:
+        if key not in SIZE_KEYS:
+            raise ConfigError(f"sweep.{size}: no key {key}; {suggest(str(key), SIZE_KEYS)}")
+    grids = standard.get("grid") or {}
+    axes = section.get("grid") or {}
     axis_names = {name for grid in (grids if isinstance(grids, list) else [grids]) for name in grid}
-    for axis in paper_axes:
+    for axis in axes:
         if axis not in axis_names:
-            raise ConfigError(f"sweep.paper.grid: no axis {axis}; {suggest(str(axis), axis_names)}")
+            raise ConfigError(
+                f"sweep.{size}.grid: no axis {axis}; {suggest(str(axis), axis_names)}"
+            )
     resized = [
-        {name: paper_axes.get(name, values) for name, values in grid.items()}
+        {name: axes.get(name, values) for name, values in grid.items()}
         for grid in (grids if isinstance(grids, list) else [grids])
     ]
     return {
-        **small,
-        "fixed": {**(small.get("fixed") or {}), **(paper.get("fixed") or {})},
+        **standard,
+        "fixed": {**(standard.get("fixed") or {}), **(section.get("fixed") or {})},
         "grid": resized if isinstance(grids, list) else resized[0],
     }

@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from experiments.config.catalog import ConfigCatalog, assign
 from experiments.config.instantiate import check_value, instantiate
-from experiments.sweep.grid import Grid, Size, make_grids, select_size
+from experiments.sweep.grid import STANDARD, Grid, Size, make_grids, select_size
 from experiments.sweep.overrides import Argument
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import EngineChoice, Runner
@@ -44,7 +44,8 @@ class SweepSettings:
     results
         Folder of all sweeps.
     size
-        Size of a named sweep: `small`, minutes on a laptop; `paper`, as published, for a cluster.
+        Size of a named sweep: `small`, a smoke test of minutes; `standard`, which gives a study its
+        verdict; `paper`, as published, for a cluster.
     pilot
         Run one cell of each kind first, and use its time to size packs and jobs.
     """
@@ -53,7 +54,7 @@ class SweepSettings:
     mode: Literal["run", "plan", "submit"] = "run"
     retry: tuple[Literal["error", "oom", "timeout", "killed"], ...] = ()
     results: str = "results"
-    size: Size = "small"
+    size: Size = STANDARD
     pilot: bool = False
 
 
@@ -70,13 +71,16 @@ class NamedSweep:
     source
         Publication that it reproduces.
     criterion
-        Condition under which the publication's claim counts as reproduced.
+        Numbers by which a question's study decides which claims hold.
+    scoring
+        Claims of a publication, and the effects that decide them.
     """
 
     sweep: str
     question: str | None = None
     source: str | None = None
     criterion: Mapping[str, Any] | None = None
+    scoring: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def _select(
 
 def _describe(option: str, definition: Mapping[str, Any]) -> NamedSweep:
     hints = get_type_hints(NamedSweep)
-    keys = ("question", "source", "criterion")
+    keys = ("question", "source", "criterion", "scoring")
     return NamedSweep(
         option,
         **{key: check_value(definition.get(key), hints[key], f"sweep.{key}") for key in keys},
@@ -161,7 +165,7 @@ def _describe(option: str, definition: Mapping[str, Any]) -> NamedSweep:
 
 def _sized_name(option: str | None, settings: SweepSettings) -> str | None:
     """Return the folder name of a named sweep; each size has its own."""
-    return f"{option}-paper" if option and settings.size == "paper" else option
+    return option if option is None or settings.size == STANDARD else f"{option}-{settings.size}"
 
 
 def _settings(node: Mapping[str, Any]) -> SweepSettings:

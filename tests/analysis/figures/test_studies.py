@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_sweep import run_sweep
 
@@ -17,37 +18,22 @@ from analysis import Results
 from analysis.figures import __main__ as command
 from analysis.figures import registered
 from analysis.figures.study import (
-    FIELD_REPORT,
     NO_THRESHOLD,
     ClaimResult,
     Study,
     launch_record,
     study_factory,
 )
-from analysis.studies import questions, reproductions
+from analysis.scoring.inputs import scored_sweeps
+from analysis.scoring.scored_study import registered_scoring, scored_study
+from analysis.scoring.summary import MAX_BYTES, Summary, read_summary, write_summary
+from analysis.studies import questions, reproductions, summarize
+from analysis.studies.reproductions import OVERVIEW
 from fanin.errors import FaninError
 
-# Overrides that make each sweep small.
-SMALLER = {
-    "alexnet_variance": (
-        *("data=digits", "model.width=8", "train.epochs=0.1"),
-        *("optim.lr=0.03", "probe.draws=2", "probe.size=2", "seed=0"),
-    ),
-    "dying_relu": ("data.side=8", "scaling=unit", "optim.lr=1e-4,1", "seed=0"),
-    "glorot2010": ("model.width=200", "probe.draws=1", "seed=range(3)"),
-    "he2015": ("model.width=4", "train.steps=30", "seed=0"),
-    "inf_loss": ("activation=relu", "scaling=standardize", "optim.lr=0.1", "seed=0"),
-    "hanin2018": ("probe.draws=6", "seed=range(2)"),
-    "mishkin2016": ("model.width=1", "train.steps=3", "seed=0,1", "probe.draws=0"),
-    "xiao2018": ("model.width=2", "model.depth=5", "train.steps=12"),
-    "schoenholz2017": ("model.width=16", "train.steps=3", "model.depth=4,8", "seed=0"),
-    "large_outputs": (
-        *("model.width=4", "train.steps=8", "probe.steps=[1,8]", "probe.size=2", "probe.draws=2"),
-        "seed=0",
-    ),
-    "lewkowycz2020": ("model.width=16", "optim.lr=0.01,0.1,100", "init.gain=1.0", "seed=0,1"),
-    "poole2016": ("model.width=64", "probe.draws=2", "seed=0"),
-}
+CONF = Path(__file__).parents[3] / "conf" / "sweep"
+STUDIES = sorted(p.stem for p in CONF.glob("*.yaml") if "\nsource:" in p.read_text())
+PUBLICATIONS = scored_sweeps()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +60,7 @@ def draw(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Drawn]:
 
     def drawn(sweep: str) -> Drawn:
         if sweep not in cache:
-            arguments = (f"sweep={sweep}", *SMALLER[sweep])
+            arguments = (f"sweep={sweep}", "sweep.size=small")
             folder = tmp_path_factory.mktemp("studies")
             cache[sweep] = _draw(run_sweep(folder, sweep, *arguments, small=["runner=inline"]))
         return cache[sweep]
@@ -97,24 +83,7 @@ def _draw(results: Results) -> Drawn:
     return Drawn(results, studies[0], output.getvalue())
 
 
-@pytest.fixture(params=["glorot2010", "dying_relu"])
-def studied_sweep(
-    request: pytest.FixtureRequest, draw: Callable[[str], Drawn], monkeypatch: pytest.MonkeyPatch
-) -> Results:
-    """Return the results of a publication and of a field report, with their study cached."""
-    drawn = draw(request.param)
-    for page in (reproductions, questions):
-        monkeypatch.setattr(page, "require_study", lambda results: drawn.study)
-    return drawn.results
-
-
-def test_every_sweep_with_a_source_is_tested() -> None:
-    conf = Path(__file__).parents[3] / "conf" / "sweep"
-    published = {path.stem for path in conf.glob("*.yaml") if "\nsource:" in path.read_text()}
-    assert published == set(SMALLER)
-
-
-@pytest.mark.parametrize("sweep", sorted(SMALLER))
+@pytest.mark.parametrize("sweep", STUDIES)
 def test_the_command_draws_a_study_and_prints_its_conclusion(
     sweep: str, draw: Callable[[str], Drawn]
 ) -> None:
@@ -123,15 +92,16 @@ def test_the_command_draws_a_study_and_prints_its_conclusion(
     assert study.figures
     assert all(name.startswith(sweep) for name in study.figures)
     assert all(
-        line.claimed and line.measured and "nan" not in line.measured
+        line.claimed and line.measured and " nan" not in line.measured
         for line in study.claim_results
     )
-    assert any(line.holds is not None for line in study.claim_results)
+    assert any(line.holds is not None or line.undecided for line in study.claim_results)
     for line in study.claim_results:  # every tested claim shows its threshold
         is_tested = line.holds is not None or line.undecided
         assert not is_tested or line.threshold != NO_THRESHOLD, line.description
     assert "draws" in study.caption or "seeds" in study.caption
-    assert launch_record(results)["criterion"]
+    record = launch_record(results)
+    assert ("scoring" if sweep in PUBLICATIONS else "criterion") in record
     assert f"\n{study.conclusion.capitalize()}: {study.claim}" in drawn.output
     for suffix in ("pdf", "svg", "png", "txt"):
         paths = list((results.folder.root / "figures").glob(f"{sweep}*.{suffix}"))
@@ -159,8 +129,8 @@ def study_or_error(results: Results) -> Study | str:
         return str(error)
 
 
-# The claims of the field reports depend on all cells, as those of hanin2018; they compute slowly.
-@pytest.mark.parametrize("sweep", [sweep for sweep in sorted(SMALLER) if sweep[-1].isdigit()])
+# The claims of the field reports depend on all cells and compute slowly.
+@pytest.mark.parametrize("sweep", PUBLICATIONS)
 def test_a_claim_without_all_of_its_cells_is_undecided(
     sweep: str, draw: Callable[[str], Drawn]
 ) -> None:
@@ -184,69 +154,103 @@ def test_a_claim_without_all_of_its_cells_is_undecided(
             assert line == before
 
 
-@pytest.mark.parametrize("outcome", [None, "cancelled", "error"])
-def test_cells_without_a_finished_run_stay_white(
-    outcome: str | None, draw: Callable[[str], Drawn]
-) -> None:
-    results = draw("schoenholz2017").results
-    gain = results.cells["init.gain"].iloc[0]
-    is_absent = (results.cells["model.depth"] == 8) & (results.cells["init.gain"] == gain)
-    rows = [n for n, absent in enumerate(is_absent) if absent]
-    compute_study = study_factory(without_cells(results, rows, outcome))
-    assert compute_study is not None
-    study = compute_study()
-    mesh = study.figures["schoenholz2017"].axes[0].collections[0]
-    values = np.ma.masked_invalid(mesh.get_array()).reshape(2, -1)
-    assert values.mask.sum() == 1
-    assert values.mask[1].any()
-    undecided = [line for line in study.claim_results if line.undecided]
-    assert len(undecided) == 1
-    assert "(tested: 4); 1 of 2 cells are missing: " in undecided[0].measured
-
-
-def test_figures_and_write_name_the_missing_cells(
+def test_incomplete_sweeps_are_not_published(
     draw: Callable[[str], Drawn],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
     drawn = draw("schoenholz2017")
+    n = len(drawn.results.cells)
     incomplete = without_cells(drawn.results, [0, 1], "cancelled")
-    for module in (command, reproductions, questions):
-        monkeypatch.setattr(module, "load", lambda name, results, all: incomplete)
+    for module in (command, summarize, questions):
+        monkeypatch.setattr(module, "load", lambda name, results, all=False: incomplete)
     arguments = [drawn.results.name, "--results", str(drawn.results.folder.root.parent)]
     command.main(arguments)
-    assert re.search(r"^Warning: 2 of 16 cells are missing: .*; run `", capsys.readouterr().out)
+    assert re.search(rf"^Warning: 2 of {n} cells are missing: .*; run `", capsys.readouterr().out)
     page = tmp_path / "page.md"
-    for study in (reproductions, questions):
-        page.write_text(text := "<!-- begin reproductions -->\n<!-- end reproductions -->\n")
-        with pytest.raises(SystemExit):
-            study.main([*arguments, "--write", str(page)])
-        assert "--write needs a complete sweep. 2 of 16 cells" in capsys.readouterr().err
-        assert page.read_text() == text
-    reproductions.main(arguments)
-    n_gains = drawn.results.cells["init.gain"].iloc[:2].nunique()
-    assert capsys.readouterr().out.count("| undecided |\n") == n_gains  # a claim for each gain
+    page.write_text(text := "<!-- begin schoenholz2017 -->\n<!-- end schoenholz2017 -->\n")
+    with pytest.raises(SystemExit):
+        questions.main([*arguments, "--write", str(page)])
+    assert f"--write needs a complete sweep. 2 of {n} cells" in capsys.readouterr().err
+    assert page.read_text() == text
+    with pytest.raises(SystemExit):
+        summarize.main([*arguments, "--output", str(tmp_path / "summaries")])
+    assert f"needs a complete sweep. 2 of {n} cells" in capsys.readouterr().err
+    assert not (tmp_path / "summaries").exists()
 
 
-def test_reproductions_lists_publications_and_links_to_questions(
-    studied_sweep: Results, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("sweep", PUBLICATIONS)
+def test_page_and_figures_are_made_from_the_summary_alone(
+    sweep: str, draw: Callable[[str], Drawn], tmp_path: Path
 ) -> None:
-    name, folder = studied_sweep.name, studied_sweep.folder.root.parent
-    reproductions.main([name, "--results", str(folder)])
-    page = capsys.readouterr().out
-    if launch_record(studied_sweep)["source"] == FIELD_REPORT:
-        assert f"[{name}](questions/{name}.md)" in page
-        assert "### " not in page
-    else:
-        assert f"### {name}" in page
-        assert f"sweep={name}`" in page
+    results = draw(sweep).results
+    study = scored_study(sweep)
+    about = {
+        **{"command": "fanin run", "commit": "12ab", "clean": True, "date": "2026-11-30"},
+        **{"n_cells": len(results.cells), "seeds": [0, 1], "versions": {"torch": "2"}},
+        **{"seconds": 60.0, "scoring": launch_record(results)["scoring"]},
+    }
+    written = Summary(sweep, study.summarize(results), about)
+    path = write_summary(written, tmp_path / "summaries")
+    assert path.stat().st_size < MAX_BYTES
+    read = read_summary(sweep, tmp_path / "summaries")
+    assert read.tables.keys() == written.tables.keys()
+    assert study.caption(read.tables) == study.caption(written.tables)
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    blocks = [f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in (sweep, OVERVIEW)]
+    page.write_text("\n".join(blocks))
+    folder = ["--summaries", str(tmp_path / "summaries")]
+    reproductions.main([sweep, *folder, "--write", str(page)])
+    text = page.read_text()
+    scored = study.score(registered_scoring(sweep), written.tables)
+    main = next(claim for claim in scored if claim.claim.main)
+    assert f"**{main.verdict.capitalize()}.**" in text
+    assert study.caption(written.tables) in text
+    assert "`fanin run` at commit 12ab (clean tree), 2026-11-30" in text
+    linked = re.findall(r"\]\((figures/\S+\.png)\)", text)
+    assert linked == [f"figures/{sweep}.png"]
+    assert (page.parent / linked[0]).stat().st_size > 1000
+
+
+def test_a_summary_names_the_run_and_refuses_too_few_seeds_and_those_of_the_pilot(
+    draw: Callable[[str], Drawn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = draw("poole2016").results
+    record = launch_record(results)
+    with pytest.raises(FaninError, match="2 seeds, but a verdict needs 5"):
+        summarize.summarize(results)
+
+    def record_with(**changed: object) -> None:
+        scoring = {**record["scoring"], "seeds": 2, **changed}
+        monkeypatch.setattr(summarize, "launch_record", lambda _: {**record, "scoring": scoring})
+
+    record_with(pilot={"seeds": [1], "date": "2026-11-30", "result": "none"})
+    with pytest.raises(FaninError, match=r"seeds \[1\] are those of the pilot"):
+        summarize.summarize(results)
+    record_with()
+    about = summarize.summarize(results).about
+    assert about["command"] == "fanin run -m sweep=poole2016 sweep.size=small"
+    assert about["commit"] == results.cells["code"].iloc[0]
+    assert about["clean"] == ("+" not in about["commit"])
+    assert (about["n_cells"], about["seeds"]) == (len(results.cells), [0, 1])
+    assert about["versions"]["torch"] == results.cells["torch"].iloc[0]
+
+
+def test_a_summary_over_1_mb_is_refused(tmp_path: Path) -> None:
+    noise = pd.DataFrame({"seed": 0, "value": np.random.default_rng(0).random(200_000)})
+    with pytest.raises(FaninError, match="more than 1,000,000"):
+        write_summary(Summary("large", {"cells": noise}, {}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_questions_page_gets_figures_and_a_link_to_its_claims(
-    studied_sweep: Results, tmp_path: Path
+    draw: Callable[[str], Drawn], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    name = studied_sweep.name
+    drawn = draw("dying_relu")
+    monkeypatch.setattr(questions, "require_study", lambda results: drawn.study)
+    name = drawn.results.name
     page = tmp_path / "docs" / "questions" / "page.md"
     page.parent.mkdir(parents=True)
     page.write_text(f"By hand.\n<!-- begin {name} -->\n<!-- end {name} -->\n")
@@ -254,7 +258,7 @@ def test_a_questions_page_gets_figures_and_a_link_to_its_claims(
     claims.write_text(f"<!-- begin {name} -->\n<!-- end {name} -->\n")
     figures = tmp_path / "docs" / "figures"
     options = ["--write", str(page), "--figures", str(figures), "--claims", str(claims)]
-    questions.main([name, "--results", str(studied_sweep.folder.root.parent), *options])
+    questions.main([name, "--results", str(drawn.results.folder.root.parent), *options])
     text = page.read_text()
     assert text.startswith("By hand.\n")
     linked = re.findall(r"\]\((\S+\.png)\)", text)
@@ -262,37 +266,17 @@ def test_a_questions_page_gets_figures_and_a_link_to_its_claims(
         page.parent / ".." / "figures" / path.name for path in figures.iterdir()
     }
     assert linked
-    assert f"-m sweep={name}`" in text
+    assert f"-m sweep={name}" in text
     assert f"(../appendix.md#{name})" in text
     assert claims.read_text().count("\n| ") >= 3  # header, rule and at least one claim
 
 
-EXISTING = """| sweep | source | conclusion | claims that hold |
-| --- | ---: | ---: | ---: |
-| [hebb1949](#hebb1949) | Hebb 1949 | reproduced | 1 of 1 |
-| [why](questions/why.md) | field report | not reproduced | 0 of 1 |
-
-### hebb1949
-
-Hebb 1949. Claim: Text with a | in it."""
-
-
-def test_reproductions_keeps_sweeps_that_are_not_named(
-    studied_sweep: Results, tmp_path: Path
-) -> None:
-    name, folder = studied_sweep.name, studied_sweep.folder.root.parent
-    page = tmp_path / "page.md"
-    page.write_text(f"<!-- begin reproductions -->\n{EXISTING}\n<!-- end reproductions -->\n")
-    arguments = [name, "--results", str(folder), "--write", str(page)]
-    reproductions.main(arguments)
-    text = page.read_text()
-    names = re.findall(r"^\| \[(\w+)\]", text, re.M)
-    assert sorted(names) == sorted(["hebb1949", "why", name])
-    assert names[0] == "hebb1949"  # publications by year, field reports last
-    for line in EXISTING.splitlines():
-        assert f"{line}\n" in text
-    reproductions.main(arguments)
-    assert page.read_text() == text
+@pytest.mark.parametrize("verdict", ["reproduced", "contradicted", "undecided"])
+def test_the_main_claim_decides_a_publication(verdict: str) -> None:
+    holds = {"reproduced": True, "contradicted": False}.get(verdict)
+    main = ClaimResult("x", "1", "1", holds, holds is None, is_main=True)
+    other = ClaimResult("y", "1", "1", not holds)
+    assert Study("claim", {}, "caption", (other, main)).conclusion == verdict
 
 
 @pytest.mark.parametrize(
@@ -324,8 +308,8 @@ def test_a_sweep_without_a_source_has_no_study(
 ) -> None:
     assert study_factory(small) is None
     with pytest.raises(SystemExit):
-        reproductions.main(["small", "--results", str(small.folder.root.parent)])
-    assert "has no study" in capsys.readouterr().err
+        summarize.main(["small", "--results", str(small.folder.root.parent)])
+    assert "no section 'scoring'" in capsys.readouterr().err
 
 
 def test_a_source_without_a_module_is_an_error(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from experiments.sweep.request import parse_request
 from experiments.sweep.types import PlannedCell, pack_key
 
 SWEEPS = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
-TWO_SIZES = [name for name in SWEEPS if "\npaper:" in (CONF / f"sweep/{name}.yaml").read_text()]
+STUDIES = [name for name in SWEEPS if "\nsource:" in (CONF / f"sweep/{name}.yaml").read_text()]
 DOWNLOADED = {"mnist": 28, "cifar10": 32}  # data sets that need a download, and their image sides
 
 
@@ -53,7 +53,7 @@ def shortened(catalog: ConfigCatalog, cell: PlannedCell) -> dict[str, Any]:
 
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_first_and_last_cell_of_each_sweep_run(catalog: ConfigCatalog, sweep: str) -> None:
-    cells = cells_of(catalog, sweep, "small")
+    cells = cells_of(catalog, sweep, "standard")
     ends = [cells[0], cells[-1]]
     if pack_key(ends[0].config) == pack_key(ends[1].config):
         del ends[0]  # same data, network and optimizer
@@ -63,8 +63,12 @@ def test_first_and_last_cell_of_each_sweep_run(catalog: ConfigCatalog, sweep: st
         assert len(result.tables["layers"]["value"]) > 0
 
 
-@pytest.mark.parametrize("sweep", TWO_SIZES)
-def test_paper_size_has_other_cells_and_no_fewer(catalog: ConfigCatalog, sweep: str) -> None:
-    small, paper = (cells_of(catalog, sweep, size) for size in ("small", "paper"))
+@pytest.mark.parametrize("sweep", STUDIES)
+def test_every_study_has_three_sizes(catalog: ConfigCatalog, sweep: str) -> None:
+    small, standard, paper = (
+        cells_of(catalog, sweep, size) for size in ("small", "standard", "paper")
+    )
+    assert len(small) < len(standard)
     assert len(paper) >= len(small)
-    assert {cell.id for cell in small} != {cell.id for cell in paper}
+    for cells in (small, paper):
+        assert {cell.id for cell in cells} != {cell.id for cell in standard}

@@ -1,4 +1,4 @@
-"""The two sizes of a named sweep."""
+"""The sizes of a named sweep."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from fanin.errors import ConfigError
 NAMED = {
     "fixed": {"train.steps": 1, "data.n_train": 20},
     "grid": {"seed": [0], "optim.lr": [0.1, 0.2]},
+    "small": {"grid": {"optim.lr": [0.1]}},
     "paper": {"fixed": {"train.steps": 9}, "grid": {"seed": "range(5)"}},
 }
 
 
-def test_paper_size_changes_only_named_keys() -> None:
-    assert select_size(NAMED, "small") == {key: NAMED[key] for key in ("fixed", "grid")}
+def test_a_size_changes_only_named_keys() -> None:
+    assert select_size(NAMED, "standard") == {key: NAMED[key] for key in ("fixed", "grid")}
+    assert select_size(NAMED, "small") == {
+        "fixed": NAMED["fixed"],
+        "grid": {"seed": [0], "optim.lr": [0.1]},
+    }
     assert select_size(NAMED, "paper") == {
         "fixed": {"train.steps": 9, "data.n_train": 20},
         "grid": {"seed": "range(5)", "optim.lr": [0.1, 0.2]},
@@ -35,7 +40,7 @@ def test_paper_axis_replaces_it_in_every_grid() -> None:
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ({"grid": {"seed": [0]}}, "this sweep has only sweep.size=small"),
+        ({"grid": {"seed": [0]}}, "this sweep has only sweep.size=standard$"),
         ({"grid": {"seed": [0]}, "paper": {"grid": {"sed": [1]}}}, "did you mean seed"),
         ({"grid": {}, "paper": {"fixd": {}}}, "did you mean fixed"),
     ],
@@ -55,7 +60,11 @@ def test_each_size_has_its_own_folder(tmp_path: Path) -> None:
     base = ["sweep=demo", f"sweep.results={tmp_path / 'results'}", "runner=inline", "optim.lr=0.1"]
     assert run_command(loader, "config", base) == 0
     assert run_command(loader, "config", [*base, "sweep.size=paper"]) == 0
-    for folder, size, cells in (("demo", "small", 1), ("demo-paper", "paper", 5)):
+    assert run_command(loader, "config", [*base, "sweep.size=small"]) == 0
+    for folder, size, cells in (
+        *(("demo", "standard", 1), ("demo-small", "small", 1)),
+        ("demo-paper", "paper", 5),
+    ):
         launch = yaml.safe_load((tmp_path / "results" / folder / "sweep.yaml").read_text()[4:])
         assert (launch["sweep"], launch["size"], launch["cells"]) == ("demo", size, cells)
         assert {key: launch[key] for key in about} == about

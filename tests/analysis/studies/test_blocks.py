@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.studies.tables import write_block
+from analysis.studies.blocks import Stamp, parse_stamp, read_blocks, write_block
 from fanin.errors import FaninError
 
 PAGE = """# Title
@@ -34,6 +34,17 @@ def test_only_text_between_the_markers_changes(page: Path) -> None:
     before, after = PAGE.split("old\n")
     assert page.read_text() == f"{before}\nnew\n\n{after}"
     assert [p.name for p in page.parent.iterdir()] == ["page.md"]
+
+
+def test_a_stamp_is_written_and_read(page: Path) -> None:
+    stamp = Stamp("python -m a --b c; d", "12ab", "2026-11-30", "34cd")
+    write_block(page, "one", "new", stamp)
+    one, two = read_blocks(page.parent)
+    assert (one.name, one.stamp, one.text) == ("one", stamp, "new")
+    assert (two.name, two.stamp) == ("two", Stamp())
+    assert parse_stamp("made by a command") == Stamp()
+    write_block(page, "one", "newer")  # without a stamp, the first marker line stays
+    assert next(read_blocks(page.parent)).stamp == stamp
 
 
 def test_writing_twice_changes_nothing(page: Path) -> None:

@@ -1,0 +1,1 @@
+"""Scoring of studies: claims with criteria that can fail, verdicts, null models and summaries."""

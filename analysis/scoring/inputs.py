@@ -1,0 +1,94 @@
+"""Inputs of a study's verdict: its YAML, its module, and the history of its criteria."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from experiments.sweep.provenance import REPOSITORY, git
+
+SWEEPS = REPOSITORY / "conf" / "sweep"
+MODULES = REPOSITORY / "analysis" / "figures"
+WITHOUT_VERDICT = ("small", "paper", "diagnosis")  # sections that do not affect the verdict
+
+
+@dataclass(frozen=True)
+class History:
+    """Commits of a study's criteria, from git.
+
+    Attributes
+    ----------
+    commit, date
+        First commit with the present claims of the section `scoring`, and its day; `not committed`
+        if they differ from the last commit.
+    later_changes
+        Later commits that changed the sweep's YAML or the study's module, newest first.
+    """
+
+    commit: str
+    date: str
+    later_changes: tuple[str, ...]
+
+
+def sweep_path(name: str) -> Path:
+    """Return the path of a sweep's YAML."""
+    return SWEEPS / f"{name}.yaml"
+
+
+def sweep_definition(name: str) -> dict[str, Any]:
+    """Read a sweep's YAML."""
+    return dict(yaml.safe_load(sweep_path(name).read_text(encoding="utf-8")))
+
+
+def scored_sweeps() -> list[str]:
+    """Return the names of all sweeps with a section `scoring`, by year."""
+    names = [
+        path.stem for path in SWEEPS.glob("*.yaml") if "scoring" in sweep_definition(path.stem)
+    ]
+    return sorted(names, key=lambda name: (name[-4:], name))
+
+
+def module_files(name: str) -> list[Path]:
+    """Return the source files of a study's module."""
+    package = MODULES / name
+    return sorted(package.glob("*.py")) if package.is_dir() else [MODULES / f"{name}.py"]
+
+
+def inputs_digest(name: str) -> str:
+    """Return a digest of a study's YAML and module; comments and sizes do not change it."""
+    definition = sweep_definition(name)
+    kept = {key: value for key, value in definition.items() if key not in WITHOUT_VERDICT}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
+    for path in module_files(name):
+        digest.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
+    return digest.hexdigest()[:12]
+
+
+def criteria(definition: Mapping[str, Any]) -> Any:
+    """Return the claims of a sweep's YAML, without the pilot and the number of seeds."""
+    return (definition.get("scoring") or {}).get("claims")
+
+
+def scoring_history(name: str) -> History:
+    """Return the commit of a study's present criteria, and the changes since."""
+    path = sweep_path(name).relative_to(REPOSITORY)
+    present = criteria(sweep_definition(name))
+    first = None
+    for line in (git("log", "--format=%h %cs", "--", str(path)) or "").splitlines():
+        commit, date = line.split()
+        text = git("show", f"{commit}:{path}")
+        if text is None or criteria(yaml.safe_load(text) or {}) != present:
+            break
+        first = commit, date
+    if first is None:
+        return History("not committed", "", ())
+    files = [str(path), *(str(file.relative_to(REPOSITORY)) for file in module_files(name))]
+    log = git("log", "--format=%h %cs %s", f"{first[0]}..HEAD", "--", *files) or ""
+    return History(*first, tuple(log.splitlines()))
