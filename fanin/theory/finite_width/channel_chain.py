@@ -174,8 +174,8 @@ class _Chain:
         self, layer: ChannelLayer, step: _Forward, d: Channels, stream: torch.Generator
     ) -> Channels:
         """Sample the cotangent at a layer's input from that at its pre-activations."""
-        taps, weights = layer.taps, layer.weights
-        n, shape = weights.group_out_channels, step.inputs.shape[:3]
+        taps, weights, x = layer.taps, layer.weights, step.inputs
+        n, shape = weights.group_out_channels, x.shape[:3]
         mean, _, deviation = split_channels(d)
         own = n * taps.backward_m2(deviation, weights.var)
         g = own.sqrt()[:, :, None] * choose_fields(layer.backward, shape, stream)
@@ -184,9 +184,16 @@ class _Chain:
             g = g + (mean[:, :, None, :, None] * kernels[:, :, :, None]).flatten(-2)
         else:
             g = g + kernels @ tap_maps(taps, mean)
-        theta = n * taps.backward_m2((step.score * d).mean(2), weights.var)
+        theta, _, noise = split_channels(step.score * d)
+        theta = n * taps.backward_m2(theta, weights.var)
+        # The noise of theta is that of g in the direction of x, which must not count twice.
+        noise = n * taps.backward_m2(noise, weights.var.square())
+        variance = n * taps.backward_m2(d.square().mean(2), weights.var)
+        length = x.square().sum(2)
+        known = (noise * length / variance.clamp(min=TINY)).clamp(max=1)
+        removed = (1 - (1 - known).sqrt()) * (g * x).sum(2) / length.clamp(min=TINY)
         shared = n * taps.backward_m2(mean, weights.mean)
-        return g + shared[:, :, None] + theta[:, :, None] * step.inputs
+        return g + shared[:, :, None] + (theta - removed)[:, :, None] * x
 
     def _weight_gradient(
         self, layer: ChannelLayer, x: Channels, d: Channels
