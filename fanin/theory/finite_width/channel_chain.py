@@ -36,14 +36,15 @@ from fanin.theory.finite_width.channel_fields import (
     Maps,
     channel_layers,
     choose_fields,
-    normals,
     split_channels,
     tap_maps,
 )
 from fanin.theory.finite_width.simulate import DrawMoments, concatenate, draw_moments
 
-MAX_NUMBERS = 2**21  # numbers in one layer's channels, over the draws of a batch: 16 MB
-TINY = torch.finfo(torch.float64).tiny
+MAX_NUMBERS = 2**18  # numbers in one layer's channels, over the draws of a batch: 1 MB
+# Products of moments in this range, and of four normal variables, are within float32.
+FLOAT32_RANGE = (1e-12, 1e12)
+TINY = torch.finfo(torch.float32).tiny
 
 
 def sample_channels(
@@ -64,7 +65,8 @@ def sample_channels(
     draws
         Number of networks.
     """
-    chain = _Chain(channel_layers(layers, seed), images)
+    dtype = _dtype(layers)
+    chain = _Chain(channel_layers(layers, seed, dtype), images.to(dtype))
     batch_size = max(1, min(draws, MAX_NUMBERS // chain.size))
     batches = []
     for start in range(0, draws, batch_size):
@@ -72,6 +74,17 @@ def sample_channels(
         stream = make_generator("channel chain", seed, start)
         batches.append(chain.run(min(batch_size, draws - start), stream))
     return concatenate(batches)
+
+
+def _dtype(layers: Sequence[FieldLayer]) -> torch.dtype:
+    """Return float32 if all moments are within `FLOAT32_RANGE`, else float64."""
+    low, high = FLOAT32_RANGE
+    for layer in layers:
+        assert layer.cotangent is not None
+        for m2 in (layer.inputs.m2, layer.preact.m2, layer.cotangent.m2):
+            if float(m2.max()) > high or float(m2.mean()) < low:
+                return torch.float64
+    return torch.float32
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class _Forward:
 
 class _Chain:
     def __init__(self, layers: Sequence[ChannelLayer], images: Tensor) -> None:
-        self.layers, self.n_images = layers, len(images)
+        self.layers, self.n_images, self.dtype = layers, len(images), images.dtype
         first = layers[0].weights
         x = images.transpose(0, 1).flatten(1)  # channel, point
         self.image = x.unflatten(0, (first.groups, -1))[None]
@@ -115,7 +128,7 @@ class _Chain:
                 groups = self.layers[len(forward)].weights.groups
                 x = outputs.detach().unflatten(1, (groups, -1))
         logits = forward[-1].outputs
-        u = normals((forward[-1].preact if logits is None else logits).shape, stream)
+        u = self._normals((forward[-1].preact if logits is None else logits).shape, stream)
         u = self._by_image(u)
         u = (u / u.square().mean(-1, keepdim=True).sqrt()).unflatten(
             -1, (self.layers[-1].weights.out_channels, -1)
@@ -137,6 +150,9 @@ class _Chain:
             weight_gradients=gradients[::-1],
         )
 
+    def _normals(self, shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=stream).to(self.dtype)
+
     def _by_image(self, x: Float[Tensor, "draw channel point"]) -> Tensor:
         return x.unflatten(-1, (self.n_images, -1)).transpose(1, 2).flatten(2)
 
@@ -147,20 +163,20 @@ class _Chain:
         n, (draws, groups) = weights.group_in_channels, x.shape[:2]
         shape = (draws, groups, weights.out_channels // groups)
         mean, _, deviation = split_channels(x)
-        total = n * taps.forward_m2(x.square().mean(2), weights.var) + weights.bias_var
+        total = n * taps.forward_m2(x.square().mean(2), layer.var) + weights.bias_var
         if is_first:
             y = total.sqrt()[:, :, None] * choose_fields(layer.forward, shape, stream)
             gathered = taps.gather(mean)
         else:
             gathered = taps.gather(mean)
-            own = n * taps.forward_m2(deviation, weights.var)
+            own = n * taps.forward_m2(deviation, layer.var)
             y = own.sqrt()[:, :, None] * choose_fields(layer.forward, shape, stream)
-            kernels = (n * weights.var).sqrt() * normals((*shape, taps.n_taps), stream)
+            kernels = (n * layer.var).sqrt() * self._normals((*shape, taps.n_taps), stream)
             y = y + kernels @ gathered.mT
             if weights.bias_var:
-                y = y + weights.bias_var**0.5 * normals((*shape, 1), stream)
+                y = y + weights.bias_var**0.5 * self._normals((*shape, 1), stream)
         score = y / total[:, :, None].clamp(min=TINY)
-        y = y + (n * (gathered @ weights.mean) + weights.bias_mean)[:, :, None]
+        y = y + (n * (gathered @ layer.mean) + weights.bias_mean)[:, :, None]
         y = y.flatten(1, 2)
         interlayer = layer.interlayer
         if interlayer is None:
@@ -177,22 +193,22 @@ class _Chain:
         taps, weights, x = layer.taps, layer.weights, step.inputs
         n, shape = weights.group_out_channels, x.shape[:3]
         mean, _, deviation = split_channels(d)
-        own = n * taps.backward_m2(deviation, weights.var)
+        own = n * taps.backward_m2(deviation, layer.var)
         g = own.sqrt()[:, :, None] * choose_fields(layer.backward, shape, stream)
-        kernels = (n * weights.var).sqrt() * normals((*shape, taps.n_taps), stream)
+        kernels = (n * layer.var).sqrt() * self._normals((*shape, taps.n_taps), stream)
         if taps.is_linear:
             g = g + (mean[:, :, None, :, None] * kernels[:, :, :, None]).flatten(-2)
         else:
             g = g + kernels @ tap_maps(taps, mean)
         theta, _, noise = split_channels(step.score * d)
-        theta = n * taps.backward_m2(theta, weights.var)
+        theta = n * taps.backward_m2(theta, layer.var)
         # The noise of theta is that of g in the direction of x, which must not count twice.
-        noise = n * taps.backward_m2(noise, weights.var.square())
-        variance = n * taps.backward_m2(d.square().mean(2), weights.var)
+        noise = n * taps.backward_m2(noise, layer.var.square())
+        variance = n * taps.backward_m2(d.square().mean(2), layer.var)
         length = x.square().sum(2)
         known = (noise * length / variance.clamp(min=TINY)).clamp(max=1)
         removed = (1 - (1 - known).sqrt()) * (g * x).sum(2) / length.clamp(min=TINY)
-        shared = n * taps.backward_m2(mean, weights.mean)
+        shared = n * taps.backward_m2(mean, layer.mean)
         return g + shared[:, :, None] + (theta - removed)[:, :, None] * x
 
     def _weight_gradient(
@@ -208,12 +224,8 @@ class _Chain:
         if taps.is_linear:
             return d.square().mean((2, 3, 4)) * by_image(x).square().mean((2, 3, 4))
         padded = F.pad(x, (1, 0))
-        sizes = d.abs().amax((2, 3, 4), keepdim=True), x.abs().amax((1, 2, 3))[:, None]
-        d = (d / sizes[0].clamp(min=TINY)).float()
-        padded = (padded / sizes[1][..., None, None].clamp(min=TINY)).float()
         total = d.new_zeros(d.shape[:2])
         for tap in taps.input_index.T:
             sums = d @ by_image(padded[..., tap]).mT
             total += sums.square().mean((2, 3, 4))
-        scale = sizes[0].flatten(1) * sizes[1]
-        return total.double() / taps.n_taps * scale * scale
+        return total / taps.n_taps

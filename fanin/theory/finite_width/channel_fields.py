@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fanin.seeds import make_generator
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.interlayer import Interlayer
-from fanin.theory.field.sampling import factor, whitened
+from fanin.theory.field.sampling import factor
 from fanin.theory.field.state import FieldLayer, LayerWeights
 from fanin.theory.layer_kind import Mixing
 
-FIELDS = 2048  # minimum number of fields in a bank; a draw chooses one for every channel
+FIELDS = 4096  # in a bank; a draw chooses one for every channel
 Channels = Float[Tensor, "draw group channel point"]
 Maps = Float[Tensor, "draw group point"]
 
@@ -35,6 +36,8 @@ class ChannelLayer:
     ----------
     field
         The layer in theory `field`.
+    mean, var
+        Mean and variance of a weight, for each tap.
     forward
         Fields of variance 1 with the correlations of the deviations' part in the pre-activations;
         in the first layer, fields of the pre-activations.
@@ -44,6 +47,8 @@ class ChannelLayer:
     """
 
     field: FieldLayer
+    mean: Float[Tensor, " tap"]
+    var: Float[Tensor, " tap"]
     forward: Float[Tensor, "sample point"]
     backward: Float[Tensor, "sample in_point"]
 
@@ -72,7 +77,9 @@ class ChannelLayer:
         return replace(interlayer, steps=tuple(steps))
 
 
-def channel_layers(layers: Sequence[FieldLayer], seed: int) -> list[ChannelLayer]:
+def channel_layers(
+    layers: Sequence[FieldLayer], seed: int, dtype: torch.dtype
+) -> list[ChannelLayer]:
     """Sample banks of fields for all layers.
 
     Parameters
@@ -96,8 +103,10 @@ def channel_layers(layers: Sequence[FieldLayer], seed: int) -> list[ChannelLayer
         result.append(
             ChannelLayer(
                 layer,
-                _bank(covariance, *key, "forward"),
-                torch.empty(0) if backward is None else _bank(backward, *key, "backward"),
+                weights.mean.to(dtype),
+                weights.var.to(dtype),
+                _bank(covariance, *key, "forward").to(dtype),
+                (covariance.new_empty(0) if backward is None else _bank(backward, *key)).to(dtype),
             )
         )
     return result
@@ -108,9 +117,11 @@ def _bank(covariance: Tensor, *key: object) -> Float[Tensor, "sample point"]:
     scale = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     inverse = torch.where(scale > 0, 1 / scale, 0.0)
     correlation = (covariance * inverse[..., :, None] * inverse[..., None, :]).flatten(0, 2).mean(0)
-    root = factor(correlation)
-    root = root / torch.linalg.vector_norm(root, dim=-1, keepdim=True).clamp(min=1e-12)
-    return whitened(FIELDS, root.shape[-1], *key) @ root.mT
+    root = factor(correlation).float()
+    half = torch.randn(FIELDS // 2, root.shape[-1], generator=make_generator("bank", *key))
+    fields = half @ root.mT
+    fields = fields / fields.square().mean(0).sqrt().clamp(min=1e-12)
+    return torch.cat([fields, -fields])
 
 
 def choose_fields(
@@ -118,11 +129,6 @@ def choose_fields(
 ) -> Float[Tensor, "*shape point"]:
     """Choose a random field of a bank for every channel."""
     return bank[torch.randint(len(bank), shape, generator=stream)]
-
-
-def normals(shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
-    """Draw standard normal numbers in float64."""
-    return torch.randn(shape, generator=stream, dtype=torch.float64)
 
 
 def split_channels(x: Channels) -> tuple[Maps, Channels, Maps]:
