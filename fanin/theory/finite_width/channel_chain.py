@@ -33,7 +33,6 @@ from fanin.theory.field.state import FieldLayer
 from fanin.theory.finite_width.channel_fields import (
     ChannelLayer,
     Channels,
-    Maps,
     channel_layers,
     choose_fields,
     split_channels,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fanin.inits.weight_shape import WeightShape, weight_layers
 from fanin.theory.field import FieldLayer, Sampling, couples_images, propagate_field
 from fanin.theory.finite_width.channel_chain import sample_channels
-from fanin.theory.finite_width.limits import MAX_POINTS
+from fanin.theory.finite_width.limits import has_nonzero_mean
 from fanin.theory.finite_width.simulate import affordable_draws
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.layers import BATCH_NORM, CHANNEL_DROPOUT, LAYER_NORM, MEAN_ONLY
@@ -22,6 +22,11 @@ from fanin.theory.prediction import DrawDistribution
 MIN_CHANNELS = 8  # the law neglects relative effects of 1 / C that depend on pairs of positions
 SAMPLED_KINDS = (BATCH_NORM, LAYER_NORM, MEAN_ONLY, CHANNEL_DROPOUT)
 """Kinds without a first-order law whose channels can be sampled."""
+MAX_POINTS = 1024  # of a field; the time grows with their third power, times the particles
+# Numbers in the covariances of theory `field`, which keeps those of all layers: 1.6 GB.
+MAX_COVARIANCES = 2e8
+COVARIANCES = 4  # of a layer with weights of mean zero
+SHARED_COVARIANCES = 80  # of other layers: ten for each of 8 particles
 DRAWS_PER_SIMULATED = 2  # sampled draws, which have no weights, per simulated one
 MAX_DRAWS = 2000
 
@@ -54,10 +59,14 @@ def reason_against_samples(
     channels = [WeightShape.of(layers[stage.name]).out_features for stage in net.stages[:-1]]
     if min(channels, default=MIN_CHANNELS) < MIN_CHANNELS:
         return f"a layer has fewer than {MIN_CHANNELS} channels"
-    if n_images * max(stage.positions for stage in net.stages) > MAX_POINTS:
-        return f"a layer has more than {MAX_POINTS} positions on the images"
     if any(moments_of(moments, name).dependence != "independent" for name in layers):
         return "weights are orthogonal"
+    if n_images * max(stage.positions for stage in net.stages) > MAX_POINTS:
+        return f"a layer has more than {MAX_POINTS} positions on the images"
+    zero_mean = not any(has_nonzero_mean(moments_of(moments, name)) for name in layers)
+    pairs = sum((n_images * stage.positions) ** 2 for stage in net.stages)
+    if pairs * (COVARIANCES if zero_mean else SHARED_COVARIANCES) > MAX_COVARIANCES:
+        return "the covariances of all positions do not fit into memory"
     return None
 
 
@@ -76,13 +85,16 @@ def laws_by_channels(
     Parameters
     ----------
     mean
-        True if the mean over images needs a distribution. If it is False, the images may be
-        sampled one by one.
+        True if the mean over images needs a distribution. If it is False, images are sampled one
+        by one if their joint covariances do not fit into memory.
     """
-    coupled = mean or couples_images(model, layer_kinds)
-    parts = [images] if coupled else list(images.split(1))
-    if reason_against_samples(model, net, moments, len(parts[0])) is not None:
-        return None
+    parts = [images]
+    if reason_against_samples(model, net, moments, len(images)) is not None:
+        parts = list(images.split(1))
+        if mean or couples_images(model, layer_kinds):
+            return None
+        if reason_against_samples(model, net, moments, 1) is not None:
+            return None
     draws = min(MAX_DRAWS, DRAWS_PER_SIMULATED * affordable_draws(model, net, len(images)))
     laws = []
     for part in parts:
@@ -102,7 +114,9 @@ def laws_by_channels(
             return None
         samples = sample_channels(layers, net.first_input(part), draws=draws, seed=seed)
         laws.append(samples.distributions())
-    return laws[0] if coupled else {name: _join([law[name] for law in laws]) for name in laws[0]}
+    if len(laws) == 1:
+        return laws[0]
+    return {name: _join([law[name] for law in laws]) for name in laws[0]}
 
 
 def _is_representable(layers: Sequence[FieldLayer]) -> bool:
@@ -119,7 +133,8 @@ def _join(laws: Sequence[DrawDistribution]) -> DrawDistribution:
     """Join laws of single images; their mean has no distribution."""
 
     def rows(name: str) -> np.ndarray:
-        return np.stack([np.asarray(getattr(law, name))[0] for law in laws])
+        shape = laws[0].value.shape
+        return np.stack([np.broadcast_to(getattr(law, name), shape)[0] for law in laws])
 
     def with_last(x: np.ndarray, last: np.ndarray) -> np.ndarray:
         return np.concatenate([x, last[None]])

@@ -360,9 +360,7 @@ class _Sweeps:
         forms = weights.group_in_channels * propagate(forms, weights.var)
         if index in self.weight_targets:
             direct = gradient_by_input(layer, self.images_per_field)
-            forms[2 * self.n + index] += (
-                direct if direct.ndim == forms.ndim - 1 else direct.diag()
-            )
+            forms[2 * self.n + index] += direct if direct.ndim == forms.ndim - 1 else direct.diag()
         return forms
 
     def _to_field(
