@@ -26,10 +26,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fanin.inits.weight_shape import UNIFORM_KURTOSIS
 from fanin.progress import set_part
 from fanin.seeds import make_generator
 from fanin.theory.elementwise import vjp
-from fanin.theory.field.state import FieldLayer
+from fanin.theory.field.state import FieldLayer, LayerWeights
 from fanin.theory.finite_width.channel_fields import (
     ChannelLayer,
     Channels,
@@ -152,6 +153,17 @@ class _Chain:
     def _normals(self, shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=stream).to(self.dtype)
 
+    def _biases(
+        self, weights: LayerWeights, shape: tuple[int, ...], stream: torch.Generator
+    ) -> Tensor:
+        """Draw biases of the given variance and kurtosis, between normal and uniform, around 0."""
+        uniform_share = min(max(weights.bias_kurtosis / UNIFORM_KURTOSIS, 0.0), 1.0) ** 0.5
+        z = (1 - uniform_share) ** 0.5 * self._normals(shape, stream)
+        if uniform_share:
+            uniform = torch.rand(shape, generator=stream).to(self.dtype) - 0.5
+            z = z + (12 * uniform_share) ** 0.5 * uniform
+        return weights.bias_var**0.5 * z
+
     def _by_image(self, x: Float[Tensor, "draw channel point"]) -> Tensor:
         return x.unflatten(-1, (self.n_images, -1)).transpose(1, 2).flatten(2)
 
@@ -162,18 +174,16 @@ class _Chain:
         n, (draws, groups) = weights.group_in_channels, x.shape[:2]
         shape = (draws, groups, weights.out_channels // groups)
         mean, _, deviation = split_channels(x)
-        total = n * taps.forward_m2(x.square().mean(2), layer.var) + weights.bias_var
-        if is_first:
-            y = total.sqrt()[:, :, None] * choose_fields(layer.forward, shape, stream)
-            gathered = taps.gather(mean)
-        else:
-            gathered = taps.gather(mean)
-            own = n * taps.forward_m2(deviation, layer.var)
-            y = own.sqrt()[:, :, None] * choose_fields(layer.forward, shape, stream)
+        total = n * taps.forward_m2(x.square().mean(2), layer.var)
+        gathered = taps.gather(mean)
+        own = total if is_first else n * taps.forward_m2(deviation, layer.var)
+        y = own.sqrt()[:, :, None] * choose_fields(layer.forward, shape, stream)
+        if not is_first:
             kernels = (n * layer.var).sqrt() * self._normals((*shape, taps.n_taps), stream)
             y = y + kernels @ gathered.mT
-            if weights.bias_var:
-                y = y + weights.bias_var**0.5 * self._normals((*shape, 1), stream)
+        total = total + weights.bias_var
+        if weights.bias_var:
+            y = y + self._biases(weights, (*shape, 1), stream)
         score = y / total[:, :, None].clamp(min=TINY)
         y = y + (n * (gathered @ layer.mean) + weights.bias_mean)[:, :, None]
         y = y.flatten(1, 2)

@@ -40,7 +40,7 @@ class ChannelLayer:
         Mean and variance of a weight, for each tap.
     forward
         Fields of variance 1 with the correlations of the deviations' part in the pre-activations;
-        in the first layer, fields of the pre-activations.
+        in the first layer, of the pre-activations without biases.
     backward
         Fields of variance 1 with the correlations of the deviations' part in the cotangent at the
         layer's input; empty in the first layer.
@@ -92,7 +92,7 @@ def channel_layers(
         taps, weights, cotangent = layer.taps, layer.weights, layer.cotangent
         assert cotangent is not None
         if index == 0:
-            covariance, backward = layer.preact.covariance, None
+            covariance, backward = layer.preact.covariance - weights.bias_var, None
         else:
             covariance = taps.forward_products(layer.inputs.covariance, weights.var)
             own = cotangent.full_products

@@ -44,18 +44,25 @@ def reason_against_samples(
     Examples
     --------
     >>> from fanin.theory.network import parse_network
+    >>> from fanin.inits import Init, Uniform
+    >>> from fanin.theory.moments import declared_moments
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
-    >>> reason_against_samples(model, parse_network(model, (1, 4, 4)), {}, 1)
+    >>> moments = declared_moments(model, Init(Uniform(0, 1)))
+    >>> reason_against_samples(model, parse_network(model, (1, 4, 4)), moments, 1)
     'a layer has fewer than 8 channels'
     """
-    for layer in (*net.before, *(layer for stage in net.stages for layer in stage.after)):
+    layers = weight_layers(model)
+    zero_mean = not any(has_nonzero_mean(moments_of(moments, name)) for name in layers)
+    between = [layer for stage in net.stages for layer in stage.after]
+    if zero_mean and not any(layer.kind in SAMPLED_KINDS for layer in between):
+        return "spreads depend on correlations between positions, which vary between draws"
+    for layer in (*net.before, *between):
         if not (layer.kind.first_order or layer.kind in SAMPLED_KINDS):
             return f"the channels after {type(layer.module).__name__} cannot be sampled"
         try:
             layer.field()
         except UnpredictableLayer:
             return f"theory `field` has no rule for {type(layer.module).__name__}"
-    layers = weight_layers(model)
     channels = [WeightShape.of(layers[stage.name]).out_features for stage in net.stages[:-1]]
     if min(channels, default=MIN_CHANNELS) < MIN_CHANNELS:
         return f"a layer has fewer than {MIN_CHANNELS} channels"
@@ -63,7 +70,6 @@ def reason_against_samples(
         return "weights are orthogonal"
     if n_images * max(stage.positions for stage in net.stages) > MAX_POINTS:
         return f"a layer has more than {MAX_POINTS} positions on the images"
-    zero_mean = not any(has_nonzero_mean(moments_of(moments, name)) for name in layers)
     pairs = sum((n_images * stage.positions) ** 2 for stage in net.stages)
     if pairs * (COVARIANCES if zero_mean else SHARED_COVARIANCES) > MAX_COVARIANCES:
         return "the covariances of all positions do not fit into memory"
