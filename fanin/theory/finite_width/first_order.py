@@ -17,48 +17,34 @@ derivatives are called forms (see `adjoints`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from fanin.theory.field.state import Cotangent, FieldLayer
 from fanin.theory.finite_width.adjoints import (
-    ClosedAdjoint,
     Forms,
     as_matrices,
     diagonal,
     gradient_by_cotangent,
     gradient_by_input,
-    is_closed,
-    is_readout_linear,
     mean_diagonals,
     quadratic_forms,
     readout_matrix,
     squeeze_field,
     tracked_layers,
 )
-from fanin.theory.finite_width.channels import (
-    ChannelSamples,
-    draw_channels,
-    draw_logit_cotangents,
-    draw_output_cotangents,
-    logit_cotangents,
-    whitened_channels,
-)
 from fanin.theory.finite_width.free_fraction import FreeFraction
+from fanin.theory.finite_width.layer_samples import LayerSamples, sample_layers
 from fanin.theory.finite_width.mean_shift import mean_shift
 from fanin.theory.finite_width.own_variance import (
     fourth_cumulant,
     log_m2_variance,
     log_var_variance,
 )
-
-MIN_SAMPLES = 256  # channel samples; a layer's part of the variance then has an error of about 25 %
-MAX_SAMPLES = 16384  # an error of about 4 %
-MAX_NUMBERS = 2**22  # target size of the samples of all layers, between these bounds
 
 
 @dataclass(frozen=True)
@@ -133,40 +119,6 @@ class _TargetGroup:
         self.forms = form[None] if self.forms is None else torch.cat([self.forms, form[None]])
 
 
-@dataclass
-class _LayerSamples:
-    """Data of a layer that `sweep_up` computes and `sweep_down` uses.
-
-    Attributes
-    ----------
-    channels
-        Samples of its channels.
-    output_cotangent, cotangent
-        Cotangents from one draw of the next layer's channels, at the output of the modules and at
-        the pre-activations.
-    whitened
-        Samples for adjoints; None if the adjoints have closed forms.
-    adjoint
-        The adjoints in closed form; None if they use samples.
-    influence
-        Influence of each sample on each target.
-    fixed_influence
-        The part of the influence that orthogonal weights fix in the backward pass.
-    field_forms
-        Targets and their forms of the field's covariance. If the adjoint has no closed form, they
-        are forms of the cotangent's moments instead.
-    """
-
-    channels: ChannelSamples
-    output_cotangent: Float[Tensor, "sample out"]
-    cotangent: Float[Tensor, "sample point"]
-    whitened: ChannelSamples | None
-    adjoint: ClosedAdjoint | None
-    influence: Float[Tensor, "sample target"]
-    fixed_influence: Float[Tensor, "sample target"]
-    field_forms: list[tuple[list[int], Forms]] = field(default_factory=list)
-
-
 class _Sweeps:
     """The two passes through the layers, up and down.
 
@@ -189,52 +141,7 @@ class _Sweeps:
         # Correction of a layer's own variance if moments are taken around the mean over all units.
         self.centring_correction = torch.zeros(self.n, dtype=torch.float64)
         self.weight_targets = tracked_layers(layers)
-        self.samples = self._sample_layers()
-
-    def _sample_layers(self) -> list[_LayerSamples]:
-        """Sample the channels of all layers, except a last layer with a linear readout."""
-        readout_is_linear = is_readout_linear(self.layers[-1])
-        cotangent = logit_cotangents(self.layers[-1], self.seed) if readout_is_linear else None
-        layer_samples = []
-        for index in range(self.n - 1 - readout_is_linear, -1, -1):
-            layer = self.layers[index]
-            assert layer.interlayer is not None
-            assert layer.output_cotangent is not None
-            key = (self.seed, index)
-            points = layer.preact.var.shape[-1]
-            if cotangent is None:
-                n_samples = self._n_samples(points)
-                output_cotangent = draw_logit_cotangents(
-                    n_samples, layer.output_cotangent.m2.shape[-1], self.seed
-                )
-            else:
-                next_layer = self.layers[index + 1]
-                n_senders = min(len(cotangent), next_layer.weights.group_out_channels)
-                if next_layer.taps.is_linear:
-                    n_senders = 1
-                n_samples = self._n_samples(
-                    max(points, next_layer.taps.n_taps * n_senders // self.n)
-                )
-                output_cotangent = draw_output_cotangents(
-                    next_layer, cotangent, layer.output_cotangent, n_samples, *key
-                )
-            channels, cotangent = draw_channels(layer, output_cotangent, *key)
-            closed = is_closed(layer.interlayer, layer.preact)
-            whitened = None if closed else whitened_channels(layer, *key)
-            adjoint = ClosedAdjoint(layer) if closed else None
-            if closed and self.free_fractions[index].forward == 1:
-                empty = torch.empty(0, dtype=torch.float64)  # not needed again
-                channels = replace(channels, normals=empty, root=empty, y=empty)
-            zeros = torch.zeros(n_samples, 3 * self.n, dtype=torch.float64)
-            layer_samples.append(
-                _LayerSamples(
-                    channels, output_cotangent, cotangent, whitened, adjoint, zeros, zeros
-                )
-            )
-        return layer_samples[::-1]
-
-    def _n_samples(self, points: int) -> int:
-        return max(MIN_SAMPLES, min(MAX_SAMPLES, MAX_NUMBERS // (self.n * points)))
+        self.samples = sample_layers(layers, free_fractions, seed)
 
     def sweep_up(self) -> None:
         """Propagate forms of cotangent moments from the first layer to the last sampled one."""
@@ -364,7 +271,7 @@ class _Sweeps:
         return forms
 
     def _to_field(
-        self, index: int, samples: _LayerSamples, forms: Forms, free_fraction: float
+        self, index: int, samples: LayerSamples, forms: Forms, free_fraction: float
     ) -> tuple[Forms, Tensor]:
         """Convert forms of the moments of x to forms of the covariance of y.
 
