@@ -209,7 +209,7 @@ class LayerKind:
         jointly.
     first_order
         True if the first-order formula of `finite_width` applies. Otherwise that theory samples
-        networks.
+        channels or simulates networks.
 
     Examples
     --------

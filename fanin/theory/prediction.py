@@ -15,7 +15,9 @@ METHODS = ("exact", "first_order", "sampled", "simulated")
 - `exact`: a closed form or quadrature.
 - `first_order`: theory `field` with a first-order law in 1 / width; includes the sampling of the
   field.
-- `sampled`: samples of a layer's exact conditional distribution, without drawing weights.
+- `sampled`: samples of a layer's units or channels given the layer before, without drawing
+  weights. Their distribution is exact in linear layers; in convolutions, correlations between
+  positions come from theory `field`.
 - `simulated`: weights were drawn and images propagated through the networks. Such a number agrees
   with measured draws by construction.
 """

@@ -15,7 +15,7 @@ SYMBOLS = {
 METHOD_TEXTS = {
     "exact": "exact formula",
     "first_order": "formula, first order in 1/width",
-    "sampled": "sampled from the exact distribution of each layer",
+    "sampled": "sampled layer by layer, without weights",
     "simulated": "measured on networks drawn at random, which tests no theory",
 }
 

@@ -36,8 +36,8 @@ class LayerPlan:
     Attributes
     ----------
     interlayer
-        The modules up to the next weight layer. None for the last layer, unless a pooling turns its
-        maps into logits.
+        The modules up to the next weight layer. None for a last layer whose pre-activations are the
+        logits.
     needs_cov
         True if covariances of its pre-activations are needed.
     needs_products
@@ -127,14 +127,14 @@ def _check_layer_norm(
 def _interlayer(
     stage: Stage, is_last: bool, images_per_field: int, positions: tuple[int, ...]
 ) -> Interlayer | None:
-    """Return the modules after a weight layer; None after the last, unless they pool its maps."""
+    """Return the modules after a weight layer; None if there are none after the last one."""
     try:
         interlayer = Interlayer.of(stage.after, images_per_field, positions)
     except UnpredictableLayer:
         if is_last:  # a head, such as softmax, takes logits unchanged
             return None
         raise
-    return None if is_last and not interlayer.mixes_points else interlayer
+    return None if is_last and not interlayer.steps else interlayer
 
 
 def _plan_needs(

@@ -215,8 +215,14 @@ def _transposed(matrix: Tensor | None) -> Tensor | None:
     return None if matrix is None else matrix.mT
 
 
+def is_readout_linear(last: FieldLayer) -> bool:
+    """Return True if the modules after the last weight layer are linear."""
+    steps = () if last.interlayer is None else last.interlayer.steps
+    return all(isinstance(step, Mixing) and step.linear for step in steps)
+
+
 def readout_matrix(last: FieldLayer) -> Tensor | None:
-    """Return the linear modules after the last weight layer as one matrix [input, output]."""
+    """Return a linear readout, the modules after the last weight layer, as [input, output]."""
     if last.interlayer is None:
         return None
     interlayer = last.interlayer
@@ -330,6 +336,12 @@ def congruence(forms: Tensor, matrix: Tensor | None) -> Tensor:
 def diagonal(forms: Tensor) -> Tensor:
     """Return the diagonals of matrices."""
     return forms.diagonal(dim1=-2, dim2=-1)
+
+
+def mean_diagonals(forms: Forms, images_per_field: int) -> Tensor:
+    """Return the diagonals of forms, averaged over the points of each image."""
+    diagonals = (forms if forms.ndim == 2 else diagonal(forms)).unflatten(1, (images_per_field, -1))
+    return diagonals.mean(-1, keepdim=True).expand_as(diagonals).flatten(1)
 
 
 def squeeze_field(x: Tensor, axes: int) -> Tensor:

@@ -217,12 +217,17 @@ def _derivative(value: Tensor, at: Tensor) -> Tensor:
     return torch.zeros_like(at) if gradient is None else gradient
 
 
+def draw_logit_cotangents(samples: int, points: int, seed: int) -> Float[Tensor, "sample point"]:
+    """Draw random cotangents at the logits, one sample per channel."""
+    stream = make_generator("logits", seed)
+    return torch.randn(samples, points, generator=stream, dtype=torch.float64)
+
+
 def logit_cotangents(last: FieldLayer, seed: int) -> Cotangents:
-    """Draw random cotangents of mean square 1 at the logits; propagate them to the last layer."""
+    """Draw cotangents of mean square 1 at the logits; propagate them through a linear readout."""
     readout = readout_matrix(last)
     points = last.preact.var.shape[-1] if readout is None else readout.shape[1]
-    stream = make_generator("logits", seed)
-    u = torch.randn(last.weights.out_channels, points, generator=stream, dtype=torch.float64)
+    u = draw_logit_cotangents(last.weights.out_channels, points, seed)
     u = u / u.square().mean(0).sqrt()
     return u if readout is None else u @ readout.mT
 

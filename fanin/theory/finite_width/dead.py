@@ -27,7 +27,7 @@ def dead_probability(net: ParsedNetwork, layers: Sequence[FieldLayer]) -> float:
     quantiles = torch.special.ndtri((torch.arange(DEAD_NODES).double() + 0.5) / DEAD_NODES)
     z = torch.cartesian_prod(quantiles, quantiles).T
     total = 0.0
-    for stage, layer in zip(net.stages[:-1], layers, strict=False):
+    for stage, layer in zip(net.stages, layers, strict=True):
         y = layer.preact
         var, cov, mean = y.var[0, 0, 0], y.covariance[0, 0, 0], y.mean[0, 0, 0]
         correlation = torch.where(cov.diagonal() > 0, cov / (var * var[:, None]).sqrt(), 1.0)

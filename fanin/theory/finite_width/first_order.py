@@ -17,45 +17,34 @@ derivatives are called forms (see `adjoints`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from fanin.theory.field.state import Cotangent, FieldLayer
 from fanin.theory.finite_width.adjoints import (
-    ClosedAdjoint,
     Forms,
     as_matrices,
     diagonal,
     gradient_by_cotangent,
     gradient_by_input,
-    is_closed,
+    mean_diagonals,
     quadratic_forms,
     readout_matrix,
     squeeze_field,
     tracked_layers,
 )
-from fanin.theory.finite_width.channels import (
-    ChannelSamples,
-    draw_channels,
-    draw_output_cotangents,
-    logit_cotangents,
-    whitened_channels,
-)
 from fanin.theory.finite_width.free_fraction import FreeFraction
+from fanin.theory.finite_width.layer_samples import LayerSamples, sample_layers
 from fanin.theory.finite_width.mean_shift import mean_shift
 from fanin.theory.finite_width.own_variance import (
     fourth_cumulant,
     log_m2_variance,
     log_var_variance,
 )
-
-MIN_SAMPLES = 256  # channel samples; a layer's part of the variance then has an error of about 25 %
-MAX_SAMPLES = 16384  # an error of about 4 %
-MAX_NUMBERS = 2**22  # target size of the samples of all layers, between these bounds
 
 
 @dataclass(frozen=True)
@@ -130,40 +119,6 @@ class _TargetGroup:
         self.forms = form[None] if self.forms is None else torch.cat([self.forms, form[None]])
 
 
-@dataclass
-class _LayerSamples:
-    """Data of a layer that `sweep_up` computes and `sweep_down` uses.
-
-    Attributes
-    ----------
-    channels
-        Samples of its channels.
-    output_cotangent, cotangent
-        Cotangents from one draw of the next layer's channels, at the output of the modules and at
-        the pre-activations.
-    whitened
-        Samples for adjoints; None if the adjoints have closed forms.
-    adjoint
-        The adjoints in closed form; None if they use samples.
-    influence
-        Influence of each sample on each target.
-    fixed_influence
-        The part of the influence that orthogonal weights fix in the backward pass.
-    field_forms
-        Targets and their forms of the field's covariance. If the adjoint has no closed form, they
-        are forms of the cotangent's moments instead.
-    """
-
-    channels: ChannelSamples
-    output_cotangent: Float[Tensor, "sample out"]
-    cotangent: Float[Tensor, "sample point"]
-    whitened: ChannelSamples | None
-    adjoint: ClosedAdjoint | None
-    influence: Float[Tensor, "sample target"]
-    fixed_influence: Float[Tensor, "sample target"]
-    field_forms: list[tuple[list[int], Forms]] = field(default_factory=list)
-
-
 class _Sweeps:
     """The two passes through the layers, up and down.
 
@@ -186,43 +141,12 @@ class _Sweeps:
         # Correction of a layer's own variance if moments are taken around the mean over all units.
         self.centring_correction = torch.zeros(self.n, dtype=torch.float64)
         self.weight_targets = tracked_layers(layers)
-        self.samples = self._sample_layers()
-
-    def _sample_layers(self) -> list[_LayerSamples]:
-        cotangent = logit_cotangents(self.layers[-1], self.seed)
-        layer_samples = []
-        for index in range(self.n - 2, -1, -1):
-            layer, next_layer = self.layers[index], self.layers[index + 1]
-            assert layer.interlayer is not None
-            assert layer.output_cotangent is not None
-            key = (self.seed, index)
-            n_senders = min(len(cotangent), next_layer.weights.group_out_channels)
-            if next_layer.taps.is_linear:
-                n_senders = 1
-            points = max(layer.preact.var.shape[-1], next_layer.taps.n_taps * n_senders // self.n)
-            n_samples = max(MIN_SAMPLES, min(MAX_SAMPLES, MAX_NUMBERS // (self.n * points)))
-            output_cotangent = draw_output_cotangents(
-                next_layer, cotangent, layer.output_cotangent, n_samples, *key
-            )
-            channels, cotangent = draw_channels(layer, output_cotangent, *key)
-            closed = is_closed(layer.interlayer, layer.preact)
-            whitened = None if closed else whitened_channels(layer, *key)
-            adjoint = ClosedAdjoint(layer) if closed else None
-            if closed and self.free_fractions[index].forward == 1:
-                empty = torch.empty(0, dtype=torch.float64)  # not needed again
-                channels = replace(channels, normals=empty, root=empty, y=empty)
-            zeros = torch.zeros(n_samples, 3 * self.n, dtype=torch.float64)
-            layer_samples.append(
-                _LayerSamples(
-                    channels, output_cotangent, cotangent, whitened, adjoint, zeros, zeros
-                )
-            )
-        return layer_samples[::-1]
+        self.samples = sample_layers(layers, free_fractions, seed)
 
     def sweep_up(self) -> None:
-        """Propagate forms of cotangent moments from the first layer to the last but one."""
+        """Propagate forms of cotangent moments from the first layer to the last sampled one."""
         points, pairs = _TargetGroup(), _TargetGroup()
-        for index, layer in enumerate(self.layers[:-1]):
+        for index, layer in enumerate(self.layers[: len(self.samples)]):
             assert layer.cotangent is not None
             m2 = squeeze_field(layer.cotangent.m2, 1)
             if m2.sum() > 0:
@@ -238,7 +162,7 @@ class _Sweeps:
             for group in (points, pairs):
                 if group.forms is not None:
                     self._propagate_up(index, group)
-        if not self.layers[-1].taps.is_linear:
+        if len(self.samples) < self.n and not self.layers[-1].taps.is_linear:
             self._add_cotangent_variance(points, pairs)
 
     def _add_cotangent_variance(self, points: _TargetGroup, pairs: _TargetGroup) -> None:
@@ -255,13 +179,12 @@ class _Sweeps:
                 forms = as_matrices(group.forms)
                 if readout is not None:
                     forms = readout.mT @ forms @ readout
-                diagonals = diagonal(forms).unflatten(1, (self.images_per_field, -1))
-                length = diagonals.mean(-1, keepdim=True).expand_as(diagonals).flatten(1)
+                length = mean_diagonals(forms, self.images_per_field)
                 free = (forms - torch.diag_embed(length)).square().sum((1, 2))
                 self.variance[group.targets] += 2 * free / last.weights.out_channels
 
     def _propagate_up(self, index: int, group: _TargetGroup) -> None:
-        layer, next_layer, samples = self.layers[index], self.layers[index + 1], self.samples[index]
+        layer, samples = self.layers[index], self.samples[index]
         forms, targets = group.forms, torch.tensor(group.targets)
         assert forms is not None
         assert layer.output_cotangent is not None
@@ -276,6 +199,12 @@ class _Sweeps:
             output_forms = samples.whitened.cotangent_adjoint(forms, layer.output_cotangent)
             field_forms = forms
         samples.field_forms.append((list(group.targets), field_forms))
+        if index == self.n - 1:  # the length of the cotangent at the logits is fixed
+            cotangent = (samples if diagonal_forms else channels).output_cotangent
+            length = quadratic_forms(cotangent, mean_diagonals(output_forms, self.images_per_field))
+            samples.influence = samples.influence.index_add(1, targets, -length)
+            return
+        next_layer = self.layers[index + 1]
         taps, weights = next_layer.taps, next_layer.weights
         if self.free_fractions[index + 1].backward < 1:
             fixed_forms = output_forms
@@ -293,25 +222,16 @@ class _Sweeps:
 
     def sweep_down(self) -> None:
         """Propagate forms of field covariances from the last layer to the first."""
-        last = self.layers[-1]
-        points = last.preact.var.shape[-1]
-        # A pooled readout correlates the cotangents of different points.
-        shape = (points,) if last.interlayer is None else (points, points)
-        forms = torch.zeros(3 * self.n, *shape, dtype=torch.float64)
-        forms = self._add_own_target(self.n - 1, forms)
-        for index in range(self.n - 2, -1, -1):
-            layer, next_layer = self.layers[index], self.layers[index + 1]
-            samples = self.samples[index]
-            taps, weights = next_layer.taps, next_layer.weights
-            propagate = taps.backward_m2 if forms.ndim == 2 else taps.backward_products
-            forms = weights.group_in_channels * propagate(forms, weights.var)
-            weight_target = 2 * self.n + index + 1
-            if index + 1 in self.weight_targets:
-                direct = gradient_by_input(next_layer, self.images_per_field)
-                forms[weight_target] += direct if direct.ndim == forms.ndim - 1 else direct.diag()
+        forms = self._last_forms()
+        if len(self.samples) < self.n:
+            forms = self._add_own_target(self.n - 1, forms)
+        for index in range(len(self.samples) - 1, -1, -1):
+            layer, samples = self.layers[index], self.samples[index]
+            free_forward, free_backward = self.free_fractions[index].forward, 1.0
+            if index < self.n - 1:
+                forms = self._to_inputs(index + 1, forms)
+                free_backward = self.free_fractions[index + 1].backward
             influence = samples.influence + quadratic_forms(samples.channels.x, forms)
-            free_forward = self.free_fractions[index].forward
-            free_backward = self.free_fractions[index + 1].backward
             if index == 0 and free_forward == 1:
                 fixed_influence = torch.zeros(())
             else:
@@ -327,8 +247,31 @@ class _Sweeps:
             self.variance += spread / layer.weights.out_channels
             forms = self._add_own_target(index, forms)
 
+    def _last_forms(self) -> Forms:
+        """Return forms of 0: at the outputs of the modules if the last layer is sampled."""
+        last = self.layers[-1]
+        points = last.preact.var.shape[-1]
+        if len(self.samples) == self.n:
+            assert last.output_cotangent is not None
+            points = last.output_cotangent.m2.shape[-1]
+        # A pooled readout correlates the cotangents of different points.
+        is_pooled = last.interlayer is not None and last.interlayer.mixes_points
+        shape = (points, points) if is_pooled else (points,)
+        return torch.zeros(3 * self.n, *shape, dtype=torch.float64)
+
+    def _to_inputs(self, index: int, forms: Forms) -> Forms:
+        """Convert forms of the covariance of y to forms of the moments of the layer's input."""
+        layer = self.layers[index]
+        taps, weights = layer.taps, layer.weights
+        propagate = taps.backward_m2 if forms.ndim == 2 else taps.backward_products
+        forms = weights.group_in_channels * propagate(forms, weights.var)
+        if index in self.weight_targets:
+            direct = gradient_by_input(layer, self.images_per_field)
+            forms[2 * self.n + index] += direct if direct.ndim == forms.ndim - 1 else direct.diag()
+        return forms
+
     def _to_field(
-        self, index: int, samples: _LayerSamples, forms: Forms, free_fraction: float
+        self, index: int, samples: LayerSamples, forms: Forms, free_fraction: float
     ) -> tuple[Forms, Tensor]:
         """Convert forms of the moments of x to forms of the covariance of y.
 

@@ -37,8 +37,8 @@ def reason_against_first_order(
     for layer in (*net.before, *(layer for stage in net.stages for layer in stage.after)):
         if not layer.kind.first_order:
             return f"{type(layer.module).__name__} has no first-order law"
-    if not all(_is_linear(layer) for layer in net.stages[-1].after):
-        return "a module after the last weight layer is not linear"
+    if not all(_has_field_rule(layer) for layer in net.stages[-1].after):
+        return "a module after the last weight layer, such as softmax, is not elementwise"
     shapes = [WeightShape.of(weight_layers(model)[stage.name]) for stage in net.stages[:2]]
     groups = shapes[0].groups
     if groups > 1:
@@ -54,12 +54,18 @@ def reason_against_first_order(
     return None
 
 
-def _is_linear(layer: NamedLayer) -> bool:
+def _has_field_rule(layer: NamedLayer) -> bool:
     try:
-        step = layer.field()
+        layer.field()
     except UnpredictableLayer:
         return False
-    return layer.kind.reshapes or (isinstance(step, Mixing) and step.linear)
+    return True
+
+
+def _reads_linearly(net: ParsedNetwork) -> bool:
+    """Return True if the modules after the last weight layer are linear."""
+    steps = [layer.field() for layer in net.stages[-1].after]
+    return all(step is None or (isinstance(step, Mixing) and step.linear) for step in steps)
 
 
 def has_nonzero_mean(layer: LayerMoments) -> bool:
@@ -82,7 +88,7 @@ def estimate_spread_error(
     normal t instead, and adds the layer's own contribution: the part of its first-order variance
     that does not come from the layer before. (2) The relative error of a first-order law in 1 / C
     is of order 1 / C, with C the number of channels; it is taken as 1 / (2 C) of the narrowest
-    layer.
+    layer. The last layer does not count if the modules after it are linear.
 
     Parameters
     ----------
@@ -111,7 +117,8 @@ def estimate_spread_error(
             if first_order[index + 1] > 0 and variance > 0:
                 largest = max(largest, abs(np.log(variance / first_order[index + 1])) / 2)
     layers = weight_layers(model)
-    channels = [WeightShape.of(layers[stage.name]).out_features for stage in net.stages[:-1]]
+    stages = net.stages[:-1] if _reads_linearly(net) else net.stages
+    channels = [WeightShape.of(layers[stage.name]).out_features for stage in stages]
     return largest + 1 / (2 * min(channels, default=np.inf))
 
 

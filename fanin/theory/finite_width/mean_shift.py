@@ -49,21 +49,21 @@ def mean_shift(
     layers
         One pass of `propagate_field` on one image, with covariances.
     channels
-        Samples of the channels of every layer but the last.
+        Samples of the channels of every layer; the last one's are not read.
 
     Returns
     -------
     dict
         Arrays over layers for preact_m2, vjp_m2 and weight_vjp_m2.
     """
-    unit_rates = [_unit_rates(layer) for layer in layers[:-1]]
+    unit_rates = [_unit_rates(layer) for layer in layers if layer.interlayer is not None]
     if all(rates.are_homogeneous for rates in unit_rates):
         zeros = np.zeros(len(layers))
         return {"preact_m2": zeros, "vjp_m2": zeros, "weight_vjp_m2": zeros}
     steps = [
         _Step.of(layer, next_layer, rates, samples)
         for layer, next_layer, rates, samples in zip(
-            layers[:-1], layers[1:], unit_rates, channels, strict=True
+            layers[:-1], layers[1:], unit_rates, channels, strict=False
         )
     ]
     preact, inputs = [torch.zeros_like(_preact_m2(layers[0]))], []
@@ -76,9 +76,11 @@ def mean_shift(
         preact.append(step.to_preact(shift[:, None])[:, 0])
         covariance = step.to_preact(joint.mT)
         covariances.append(covariance)
-    last = len(_cotangent_m2(layers[-1]))
-    response = torch.zeros(last, last, dtype=torch.float64)
-    backward, responses = [torch.zeros(last, dtype=torch.float64)], [response]
+    backward, response = [torch.zeros_like(preact[-1])], torch.zeros_like(covariance)
+    if layers[-1].interlayer is not None:
+        slope = unit_rates[-1].slope
+        backward, response = [_curved(slope, preact[-1], covariance.diagonal())], slope[0].diag()
+    responses = [response]
     for step, shift, covariance in zip(
         steps[::-1], preact[-2::-1], covariances[-2::-1], strict=True
     ):
@@ -194,9 +196,7 @@ class _Step:
 
     def forward(self, shift: Points, covariance: Tensor) -> tuple[Points, Tensor]:
         """Propagate the shift of E[x^2], and the covariance of its logarithm, to the next layer."""
-        first, second = self.rates.value
-        variance = covariance.diagonal()
-        curved = first * (shift - variance / 2) + (second + first.square()) * variance / 2
+        first, curved = self.rates.value[0], _curved(self.rates.value, shift, covariance.diagonal())
         passed = first[:, None] * covariance * first
         if self.window is None:
             return curved, passed + self.own
@@ -236,9 +236,7 @@ class _Step:
         The derivatives [point, t] are with respect to t, the logarithm of E[y^2] at each point.
         `next_shift` and `next_response` are the two results of the next layer.
         """
-        first, second = self.rates.slope
-        variance = covariance.diagonal()
-        curved = first * (shift - variance / 2) + (second + first.square()) * variance / 2
+        first, curved = self.rates.slope[0], _curved(self.rates.slope, shift, covariance.diagonal())
         response = self._pull_back(next_response)
         passed = first[:, None] * covariance * self.rates.value[0]
         if self.window is not None:
@@ -294,6 +292,12 @@ def _unit_rates(layer: FieldLayer) -> _UnitRates:
         differences([units.m2 for units in parts]),
         differences([units.slope_m2 for units in parts]),
     )
+
+
+def _curved(rates: tuple[Points, Points], shift: Points, variance: Points) -> Points:
+    """Return the shift of a moment with these derivatives by an argument of this variance."""
+    first, second = rates
+    return first * (shift - variance / 2) + (second + first.square()) * variance / 2
 
 
 def _relative_squares(x: Float[Tensor, "sample point"]) -> Tensor:

@@ -2,8 +2,9 @@
 
 Networks of linear layers are sampled exactly without weight matrices (method `sampled`).
 Convolutional networks get the values of theory `field`, and a spread from differentiating the
-field's recursion (method `first_order`), if the estimated error of that spread is small. All other
-networks are drawn and measured (method `simulated`).
+field's recursion (method `first_order`), if the estimated error of that spread is small. Otherwise,
+as with weights of non-zero mean, their channels are sampled without weights (method `sampled`).
+Networks for which this is not possible are drawn and measured (method `simulated`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.theory.field import Sampling, predict_field
+from fanin.theory.finite_width.channel_laws import laws_by_channels
 from fanin.theory.finite_width.dense import is_dense, simulate_dense
 from fanin.theory.finite_width.limits import estimate_spread_error, reason_against_first_order
 from fanin.theory.finite_width.simulate import SIGNED_QUANTITIES, simulate_networks
@@ -101,6 +103,11 @@ def predict_finite_width(
         )
         if laws is not None:
             return Prediction("finite_width", "first_order", names, {}, laws)
+    laws = laws_by_channels(
+        model, net, moments, images, seed=seed, layer_kinds=layer_kinds, mean=mean
+    )
+    if laws is not None:
+        return Prediction("finite_width", "sampled", names, {}, laws)
     samples = simulate_networks(model, net, moments, images, seed=seed)
     return Prediction("finite_width", "simulated", names, {}, samples.distributions())
 

@@ -93,13 +93,16 @@ def test_networks_of_zero_mean_weights_are_not_simulated(activation) -> None:
     assert method(conv_network(activation, channels=8)) == "first_order"
 
 
-def test_networks_without_a_first_order_law_are_simulated() -> None:
+def test_networks_without_a_first_order_law_are_sampled() -> None:
     shifted = conv_network()
     moments = layer_moments(shifted, lambda s: 2 / s.fan_in, lambda s: 0.01)
-    assert method(shifted, moments) == "simulated"
+    assert method(shifted, moments) == "sampled"
     centred = conv_network()
     centred[4] = nn.Sequential(MeanOnly(), nn.ReLU())
-    assert method(centred) == "simulated"
+    assert method(centred) == "sampled"
+
+
+def test_very_narrow_networks_are_simulated() -> None:
     assert method(conv_network(channels=4)) == "simulated"  # 1 / (2 C) is 0.125
 
 

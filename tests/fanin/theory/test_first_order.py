@@ -270,6 +270,27 @@ def test_spread_of_a_network_that_ends_in_average_pooling(pool: nn.Module) -> No
 
 
 @pytest.mark.parametrize("n_images", [1, 2])
+@pytest.mark.parametrize(
+    "readout",
+    [
+        (nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
+        (nn.Tanh(),),
+        (nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2)),
+    ],
+)
+def test_spread_of_a_network_that_ends_in_an_activation(
+    readout: tuple[nn.Module, ...], n_images: int
+) -> None:
+    channels = CHANNELS
+    model = nn.Sequential(
+        *(nn.Conv2d(1, channels, 3), nn.Tanh(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, 40, 3), *readout, nn.Flatten()),
+    )
+    moments = layer_moments(model, lambda s: 1.5 / s.fan_in)
+    assert_spreads_agree(model, moments, smooth_images(n_images, 1, 14), draws=2 * DRAWS)
+
+
+@pytest.mark.parametrize("n_images", [1, 2])
 def test_spread_of_a_network_with_a_grouped_first_layer(n_images: int) -> None:
     channels = 3 * 24
     model = nn.Sequential(
