@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from experiments.imports import without_gc
+from experiments.gc_pause import without_gc
 from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.worker.forkserver import start_server
 
@@ -21,7 +21,7 @@ def main() -> None:
         with interruptible():
             if _needs_workers(sys.argv[1:]):
                 start_server()  # it imports torch while this process parses the command
-            with without_gc():
+            with without_gc(freeze=True):
                 from experiments.sweep.cli import main as run
             run()
     except Interrupted:

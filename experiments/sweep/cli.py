@@ -16,7 +16,7 @@ from experiments.config.catalog import ConfigCatalog, config_loader, hydra_argum
 from experiments.config.groups import CONF
 from experiments.config.instantiate import TARGET
 from experiments.console import BrokenPipeConsole, exit_on_error
-from experiments.imports import without_gc
+from experiments.gc_pause import without_gc
 from experiments.sweep.finished import request_digest, show_if_finished
 from experiments.sweep.grid import keys_in_sweep
 from experiments.sweep.interrupts import Interrupted, interruptible
@@ -62,7 +62,7 @@ def run_command(
             catalog = compose_catalog(loader, config_name, tuple(hydra_overrides))
             arguments = parse_arguments(loader, overrides)
             request, digest = parse_request(catalog, arguments), request_digest(catalog, arguments)
-            with without_gc():
+            with without_gc(freeze=True):
                 from experiments.sweep.launch import launch  # imports torch, which takes seconds
 
             return launch(catalog, request, BrokenPipeConsole(), digest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-from experiments.imports import without_gc
+from experiments.gc_pause import without_gc
 from experiments.sweep.provenance import code_version
 from experiments.sweep.worker.parent_death import die_with_parent
 
@@ -21,7 +21,7 @@ MODULES = (
 # At once, so that a command that is refused leaves no process behind. Without it the fork server
 # and its workers would keep each other alive after the launcher's end.
 die_with_parent()
-with without_gc():
+with without_gc(freeze=True):
     for name in MODULES:
         importlib.import_module(name)
 code_version()
