@@ -61,7 +61,7 @@ def _targets(config: Mapping[str, Any]) -> Iterator[str]:
             node = node.values()
         elif not isinstance(node, list):
             continue
-        nodes += [value for value in node if not isinstance(value, SCALARS)]
+        nodes += [value for value in node if not isinstance(value, SCALARS)][::-1]
 
 
 @cache
