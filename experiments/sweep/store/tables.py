@@ -168,12 +168,13 @@ def _read_tables(
         cells = read([name for name in names if name == "cells"])
         with system_allocator():
             details = read([name for name in names if name != "cells"])
-    for stem, *pack in zip(stored.packs, cells, details, strict=True):
-        if damaged := [parts for parts in pack if isinstance(parts, FileProblem)]:
-            problems.append(damaged[0])
-            continue
-        for parts in pack:
-            for name, part in parts.items():
+    for stem, rows, detail_rows in zip(stored.packs, cells, details, strict=True):
+        if isinstance(rows, FileProblem):
+            problems.append(rows)
+        elif isinstance(detail_rows, FileProblem):
+            problems.append(detail_rows)
+        else:
+            for name, part in {**rows, **detail_rows}.items():
                 tables[name][stem] = part
     return tables, problems
 
