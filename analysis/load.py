@@ -5,8 +5,6 @@ This is the one place where analysis decides which cells it uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +14,19 @@ import pyarrow as pa
 
 from analysis.folder import sweep_folder
 from experiments.config.trust import allow_targets, block_targets
+from experiments.gc_pause import without_gc
 from experiments.sweep.clone import untrusted_targets
 from experiments.sweep.store.parquet import decode
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.plan_file import PlanRecord, read_plan, read_request
 from experiments.sweep.store.scan import FileProblem
-from experiments.sweep.store.tables import concatenate, latest_by_part, read_tables, select_rows
+from experiments.sweep.store.tables import (
+    concatenate,
+    latest_by_part,
+    read_tables,
+    select_rows,
+    system_allocator,
+)
 from fanin.errors import FaninWarning
 
 if TYPE_CHECKING:
@@ -131,11 +136,12 @@ def load(
     >>> results.cells.groupby("init").test_accuracy.mean()  # doctest: +SKIP
     """
     folder = sweep_folder(name, results)
-    _restrict_targets(folder, trust)
-    request = None if all else read_request(folder)
-    with _system_allocator():
+    with without_gc():  # the plan and the parts are many objects, and none of them is garbage
+        _restrict_targets(folder, trust)
+        request = None if all else read_request(folder)
         tables, faults = read_tables(folder)
         predictions, prediction_faults = _predictions(folder)
+    with system_allocator():
         latest_cells = latest_by_part(tables["cells"])
         n_stored = sum(map(len, latest_cells.values()))
         if request is not None:
@@ -181,21 +187,6 @@ def _restrict_targets(folder: SweepFolder, trust: bool) -> None:
             FaninWarning,
             stacklevel=3,
         )
-
-
-@contextmanager
-def _system_allocator() -> Iterator[None]:
-    """Make Arrow use the system allocator while reading.
-
-    Arrow's own allocator returns freed memory to the system. With many parts, requesting that
-    memory again took longer than the rest of the read.
-    """
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(before)
 
 
 def _predictions(folder: SweepFolder) -> tuple[list[pa.Table], list[FileProblem]]:

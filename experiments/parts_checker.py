@@ -34,10 +34,11 @@ class PartsChecker:
 
     def __init__(self) -> None:
         self._layers: dict[str, set[str]] = {}
+        self._texts: dict[int, tuple[Any, str]] = {}
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raise ConfigError if the parts of a coerced config are incompatible."""
-        memo = json.dumps([config[group] for group in SHAPE_GROUPS], sort_keys=True)
+        memo = "\n".join([self._text(config[group]) for group in SHAPE_GROUPS])
         if memo not in self._layers:
             cell = build_cell(config)
             _check_probe(cell)
@@ -47,6 +48,12 @@ class PartsChecker:
                 if name not in self._layers[memo]:
                     near = suggest(name, self._layers[memo])
                     raise ConfigError(f"{group}.{mapping}.{name}: no such layer; {near}")
+
+    def _text(self, node: Any) -> str:
+        """Return a node as JSON, once per object: many cells share the objects of their groups."""
+        if id(node) not in self._texts:
+            self._texts[id(node)] = node, json.dumps(node, sort_keys=True)  # keeps the id in use
+        return self._texts[id(node)][1]
 
 
 def _weight_layers(cell: Cell, config: Mapping[str, Any]) -> Mapping[str, nn.Module]:

@@ -1,36 +1,48 @@
-"""Run one cell, or a grid of cells with `-m`: `fanin run --help`."""
+"""Run one cell, or a grid of cells with `-m`: `fanin run --help`.
+
+This module loads quickly, because workers load the main module of their launcher again.
+"""
 
 from __future__ import annotations
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+import sys
+from collections.abc import Sequence
 
-from experiments.config.groups import CONF
-from experiments.sweep.cli import check_argv, exit_if_finished, run_command
+from experiments.gc_pause import without_gc
+from experiments.sweep.interrupts import Interrupted, interruptible
+from experiments.sweep.worker.forkserver import start_server
 
-CONFIG_NAME = "config"
-
-
-# The path is absolute because in a console script Hydra resolves a relative one inside a package.
-@hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
-def run_one(config: DictConfig) -> None:
-    """Run one cell as a grid with a single point."""
-    hydra_config = HydraConfig.get()
-    loader = GlobalHydra.instance().config_loader()
-    name = hydra_config.job.config_name or CONFIG_NAME
-    overrides = list(hydra_config.overrides.task)
-    hydra_overrides = list(hydra_config.overrides.hydra)
-    raise SystemExit(run_command(loader, name, overrides, hydra_overrides))
+GRID_FLAGS = ("-m", "--multirun", "--config-dir", "-cd")  # those of commands that run cells
 
 
 def main() -> None:
-    """Check the command line, then pass it to Hydra unless all of its cells are done."""
-    command = check_argv(CONFIG_NAME)
-    if command is not None:
-        exit_if_finished(command)
-    run_one()
+    """Run the cells of this process's command line."""
+    try:
+        with interruptible():
+            if _needs_workers(sys.argv[1:]):
+                start_server()  # it imports torch while this process parses the command
+            with without_gc(freeze=True):
+                from experiments.sweep.cli import main as run
+            run()
+    except Interrupted:
+        from experiments.console import INTERRUPTED
+
+        print("Interrupted before any cell ran.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _needs_workers(arguments: Sequence[str]) -> bool:
+    """Return True if a command probably runs cells in workers.
+
+    If it does not, an unneeded fork server runs until this process ends.
+    """
+    values = dict(text.partition("=")[::2] for text in arguments)
+    flags = {key for key in values if key.startswith("-")}
+    return (
+        flags <= set(GRID_FLAGS)
+        and values.get("runner", "local") == "local"
+        and values.get("sweep.mode", "run") == "run"
+    )
 
 
 if __name__ == "__main__":

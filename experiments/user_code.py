@@ -13,7 +13,7 @@ from fanin.errors import ConfigError
 REPOSITORY = Path(__file__).resolve().parents[1]
 OWN_PACKAGES = (
     Path(fanin.__file__).parent,
-    *(REPOSITORY / name for name in ("experiments", "analysis", "hydra_plugins")),
+    *(REPOSITORY / name for name in ("experiments", "analysis")),
 )
 LIBRARIES = tuple(
     {Path(sysconfig.get_path(name)) for name in ("stdlib", "platlib", "purelib", "scripts")}

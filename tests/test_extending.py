@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-COPIED = ("fanin", "experiments", "analysis", "conf", "hydra_plugins")
+COPIED = ("fanin", "experiments", "analysis", "conf")
 
 INIT = '''"""Half of He's variance."""
 
@@ -130,7 +130,6 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "experiments",
             "analysis",
             "conf",
-            "hydra_plugins",
         ],
         cwd=ROOT,
         text=True,

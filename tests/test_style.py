@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("fanin", "analysis", "experiments", "hydra_plugins", "benchmarks", "slurm", "tests")
+FOLDERS = ("fanin", "analysis", "experiments", "benchmarks", "slurm", "tests")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 QUESTION_WORDS = {"what", "whether", "how", "where", "which", "who"}

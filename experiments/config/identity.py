@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from experiments.config.groups import EXECUTION_GROUPS
@@ -71,24 +71,37 @@ def own_path_key(config: Mapping[str, Any]) -> str | None:
     return PATH_KEYS.get(data.get(TARGET, "")) if isinstance(data, Mapping) else None
 
 
+def hashed_text(key: str, value: Any, migrations: tuple[tuple[str, Any], ...] = MIGRATIONS) -> str:
+    """Return what one entry of a coerced config contributes to the text that is hashed."""
+    values = scientific({key: value}, migrations)
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))[1:-1]
+
+
 def fingerprint(
     config: Mapping[str, Any], migrations: tuple[tuple[str, Any], ...] = MIGRATIONS
 ) -> str:
     """Return 64 bits of a coerced config's SHA-256 hash as 16 hexadecimal digits."""
-    values = scientific(config, migrations)
-    versioned = {"schema": SCHEMA_VERSION, "values": values}
-    text = json.dumps(versioned, sort_keys=True, separators=(",", ":"))
+    return _hash(hashed_text(key, value, migrations) for key, value in config.items())
+
+
+def _hash(texts: Iterable[str]) -> str:
+    # Sorted texts have sorted keys, because no entry's key contains characters below `.` and `"`.
+    values = ",".join(sorted(filter(None, texts)))
+    text = f'{{"schema":{SCHEMA_VERSION},"values":{{{values}}}}}'
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def cell_id(config: Mapping[str, Any]) -> str:
+def cell_id(config: Mapping[str, Any], texts: Iterable[str] | None = None) -> str:
     """Return the cell id: a readable prefix and a hash, `digits-plain-relu-henormal-s0-9f0c...`.
 
     Parameters
     ----------
     config
         A *coerced* cell config (`schema.coerce_cell`): type-checked, with all defaults.
+    texts
+        `hashed_text` of each entry. None: computed here.
     """
     groups = ("data", "model", "activation", "init")
     names = [str(config[group][TARGET]).rsplit(".", 1)[-1].lower() for group in groups]
-    return "-".join([*names, f"s{config['seed']}", fingerprint(config)])
+    digits = fingerprint(config) if texts is None else _hash(texts)
+    return "-".join([*names, f"s{config['seed']}", digits])

@@ -14,6 +14,7 @@ from fanin.errors import ConfigError
 
 TARGET = "_target_"
 OWN_PACKAGES = ("fanin", "experiments")
+SCALARS = (str, int, float, type(None))
 _blocked: set[str] = set()
 
 
@@ -50,15 +51,17 @@ def foreign_targets(configs: Iterable[Mapping[str, Any]]) -> set[str]:
     return {target for target in targets if not _is_own(target)}
 
 
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, Mapping):
-        if TARGET in node:
-            yield str(node[TARGET])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for item in node:
-            yield from _targets(item)
+def _targets(config: Mapping[str, Any]) -> Iterator[str]:
+    nodes: list[Any] = [config]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Mapping):
+            if TARGET in node:
+                yield str(node[TARGET])
+            node = node.values()
+        elif not isinstance(node, list):
+            continue
+        nodes += [value for value in node if not isinstance(value, SCALARS)][::-1]
 
 
 @cache

@@ -8,22 +8,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
+import hydra
 from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
 
 from experiments.config.catalog import ConfigCatalog, config_loader, hydra_arguments
+from experiments.config.groups import CONF
 from experiments.config.instantiate import TARGET
 from experiments.console import BrokenPipeConsole, exit_on_error
+from experiments.gc_pause import without_gc
 from experiments.sweep.finished import request_digest, show_if_finished
 from experiments.sweep.grid import keys_in_sweep
 from experiments.sweep.interrupts import Interrupted, interruptible
 from experiments.sweep.overrides import Argument, parse_arguments
 from experiments.sweep.request import parse_request
-from experiments.sweep.worker.forkserver import start_server
 from fanin.commands import command_line
 from fanin.errors import ConfigError
 
+CONFIG_NAME = "config"
 HYDRA_OVERRIDE = re.compile(r"[+~]*hydra([./@=]|$)")
 HYDRA_PLUGIN = re.compile(r"[+~]*hydra(/(sweeper|launcher)\b|[@=]|$)")
+
+
+def main() -> None:
+    """Run the command line of this process, and exit with its status."""
+    command = check_argv(CONFIG_NAME)
+    if command is None:
+        _show_config()
+        return
+    exit_if_finished(command)
+    overrides, hydra_overrides = _split(command.overrides)
+    raise SystemExit(run_command(command.loader, command.config_name, overrides, hydra_overrides))
+
+
+# The path is absolute because in a console script Hydra resolves a relative one inside a package.
+@hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")
+def _show_config(_: DictConfig) -> None:
+    """Have Hydra print its help or the config; with these flags, it does not call this function."""
 
 
 def run_command(
@@ -41,24 +62,12 @@ def run_command(
             catalog = compose_catalog(loader, config_name, tuple(hydra_overrides))
             arguments = parse_arguments(loader, overrides)
             request, digest = parse_request(catalog, arguments), request_digest(catalog, arguments)
-            if _needs_workers(catalog, arguments):
-                start_server()
-            # This imports torch, which takes seconds; the fork server imports it at the same time.
-            from experiments.sweep.launch import launch
+            with without_gc(freeze=True):
+                from experiments.sweep.launch import launch  # imports torch, which takes seconds
 
             return launch(catalog, request, BrokenPipeConsole(), digest)
     except SystemExit as error:  # from exit_on_error, while planning
         return int(error.code or 0)
-
-
-def _needs_workers(catalog: ConfigCatalog, arguments: Sequence[Argument]) -> bool:
-    """Return True if the command probably runs cells in workers.
-
-    If it does not, an unneeded fork server is started.
-    """
-    values = {argument.key: argument.values[0] for argument in arguments}
-    runner = values.get("runner", catalog.defaults["runner"])
-    return runner == "local" and values.get("sweep.mode") != "plan"
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,8 @@ def check_argv(config_name: str) -> CheckedCommand | None:
             return None
         if flags.multirun and (flags.cfg or flags.info):
             raise ConfigError("--cfg and --info show one cell; remove -m")
+        if flags.experimental_rerun:
+            raise ConfigError("--experimental-rerun is not supported; give the command's overrides")
         if flags.config_path:
             raise ConfigError(
                 "--config-path would replace conf/; add your own options with --config-dir FOLDER"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from experiments.config.catalog import ConfigCatalog, assign, value_at
 from experiments.config.groups import CELL_KEYS
+from experiments.config.identity import cell_id, hashed_text
 from experiments.config.instantiate import TARGET
 from experiments.parts_checker import PartsChecker
 from experiments.schema import coerce_group, shared_keys, typed_value, with_seeds
@@ -53,12 +55,23 @@ def expand(catalog: ConfigCatalog, grids: Iterable[Grid]) -> list[PlannedCell]:
     return list(cells.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry of a cell's config: its coerced value, and its part of the hashed text."""
+
+    value: Any
+    text: str
+
+
 class _Expander:
     """Builder of cells that checks and coerces each distinct set of a group's values once."""
 
     def __init__(self, catalog: ConfigCatalog) -> None:
         self._catalog = catalog
-        self._coerced: dict[tuple[str, str, str], Any] = {}
+        self._entries: dict[tuple[str, str, str], _Entry] = {}
+        self._default_entries: dict[str, _Entry] = {}
+        self._seed_texts: dict[tuple[str, int], str] = {}
+        self._names: dict[tuple[str | None, ...], Choices] = {}
         self._checker = PartsChecker()
 
     def build(self, assignment: Assignment) -> PlannedCell:
@@ -68,12 +81,13 @@ class _Expander:
         choices = self._choices(assignment)
         group_values = _values_by_group(choices, assignment)
         try:
-            config = with_seeds(
-                {
-                    group: self._coerce_group(group, choices, group_values.get(group, {}))
-                    for group in CELL_KEYS
-                }
-            )
+            entries = {
+                group: self._entry(group, choices, group_values.get(group, {}))
+                if group in assignment or group in group_values
+                else self._default_entry(group, choices)
+                for group in CELL_KEYS
+            }
+            config = with_seeds({group: entry.value for group, entry in entries.items()})
             self._checker.check(config)
         except UserCodeError as error:
             cell = f" (in the cell {full_label(assignment)})" if len(assignment) > 1 else ""
@@ -81,12 +95,17 @@ class _Expander:
         except ConfigError as error:
             cell = f"\n  in the cell {full_label(assignment)}" if len(assignment) > 1 else ""
             raise ConfigError(f"{error}{cell}") from error
+        texts = [
+            entry.text if config[key] is entry.value else self._seed_text(key, config[key])
+            for key, entry in entries.items()
+        ]
         # A group whose `_target_` is set no longer has its named option.
         names: Choices = {
             group: "custom" if f"{group}.{TARGET}" in assignment else option
             for group, option in choices.items()
         }
-        return PlannedCell(config, names, assignment)
+        names = self._names.setdefault(tuple(names.values()), names)  # shared by many cells
+        return PlannedCell(cell_id(config, texts), config, names, assignment)
 
     def matches(self, assignment: Assignment, pattern: Assignment) -> bool:
         """Return True if a cell has, for each key of an exclusion, its value or one of its list."""
@@ -117,12 +136,25 @@ class _Expander:
             if group in CELL_KEYS
         }
 
-    def _coerce_group(self, group: str, choices: Choices, values: Assignment) -> Any:
+    def _seed_text(self, key: str, seed: int) -> str:
+        """Return the hashed text of a seed that follows `seed`."""
+        if (key, seed) not in self._seed_texts:
+            self._seed_texts[key, seed] = hashed_text(key, seed)
+        return self._seed_texts[key, seed]
+
+    def _default_entry(self, group: str, choices: Choices) -> _Entry:
+        """Return the entry of a group that an assignment does not name."""
+        if group not in self._default_entries:
+            self._default_entries[group] = self._entry(group, choices, {})
+        return self._default_entries[group]
+
+    def _entry(self, group: str, choices: Choices, values: Assignment) -> _Entry:
         # As text, because 1 == 1.0 == True in Python.
         cache_key = group, repr(choices.get(group)), repr(values)
-        if cache_key not in self._coerced:
-            self._coerced[cache_key] = coerce_group(group, self._node(group, choices, values))
-        return self._coerced[cache_key]
+        if cache_key not in self._entries:
+            value = coerce_group(group, self._node(group, choices, values))
+            self._entries[cache_key] = _Entry(value, hashed_text(group, value))
+        return self._entries[cache_key]
 
     def _node(self, group: str, choices: Choices, values: Assignment) -> Any:
         """Return a group's config mapping before coercion."""

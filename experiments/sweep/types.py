@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from experiments.config.identity import cell_id
 from experiments.config.instantiate import TARGET
 from experiments.sweep.differences import full_label
 from experiments.sweep.store.paths import SweepFolder
@@ -33,18 +31,14 @@ AUTO_ENGINE_REFUSED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedCell:
-    """A cell before it runs: its coerced config and the options that it was built from."""
+    """A cell before it runs: its id, its coerced config and the options that it was built from."""
 
+    id: str
     config: dict[str, Any]
     choices: Choices
     assignment: Assignment
-
-    @cached_property
-    def id(self) -> str:
-        """The cell id."""
-        return cell_id(self.config)
 
     @property
     def label(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RECORDED = HERE / "recorded"  # not in git
-PACKAGES = ("fanin", "experiments", "analysis", "slurm", "hydra_plugins", "benchmarks")
+PACKAGES = ("fanin", "experiments", "analysis", "slurm", "benchmarks")
 PYTEST = [sys.executable, "-m", "pytest", "-p", "tests.faults.contexts"]
 FAST = ["-m", "not slow and not slurm"]
 

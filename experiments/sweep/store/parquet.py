@@ -241,7 +241,7 @@ def _checksum_span(data: bytes) -> tuple[int, int]:
 
 def _schema_metadata(data: bytes) -> dict[bytes, bytes]:
     try:
-        return pq.read_schema(pa.BufferReader(data)).metadata or {}
+        return pq.read_metadata(pa.BufferReader(data)).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not a readable Parquet file ({error})") from error
 

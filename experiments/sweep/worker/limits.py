@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
@@ -17,27 +16,20 @@ import psutil
 import torch
 
 from experiments.sweep.store.process import ProcessId
+from experiments.sweep.worker.parent_death import die_with_parent
 
 GIB = 1 << 30
 CGROUP = Path("/sys/fs/cgroup/memory.max")
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start_worker(launcher: ProcessId, memory: int | None) -> None:
     """Set up a worker process that ends with its launcher and may allocate `memory` bytes."""
-    if sys.platform == "linux":
-        # The parent is the fork server, which ends when the launcher ends.
-        die_with_parent()
-        if launcher.is_running() is False:  # it died before die_with_parent()
-            os._exit(1)
+    die_with_parent()  # the parent is the fork server, which ends when the launcher ends
+    if sys.platform == "linux" and launcher.is_running() is False:  # before die_with_parent()
+        os._exit(1)
     if memory is not None:
         limit_memory(memory)
     prepare_torch()
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends (Linux)."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def prepare_torch() -> None:

@@ -7,21 +7,21 @@ that replaces a dead one starts at once and runs the launched code, even if file
 from __future__ import annotations
 
 import importlib
-import sys
 
+from experiments.gc_pause import without_gc
 from experiments.sweep.provenance import code_version
-from experiments.sweep.worker.limits import die_with_parent
+from experiments.sweep.worker.parent_death import die_with_parent
 
 MODULES = (
     "experiments.sweep.worker.worker",
-    "experiments.sweep.cli",
-    "hydra.main",
     "pebble.pool.process",
+    "pandas",  # pyarrow imports it when it first converts a list
 )
 
-for name in MODULES:
-    importlib.import_module(name)
+# At once, so that a command that is refused leaves no process behind. Without it the fork server
+# and its workers would keep each other alive after the launcher's end.
+die_with_parent()
+with without_gc(freeze=True):
+    for name in MODULES:
+        importlib.import_module(name)
 code_version()
-# Otherwise the fork server and its workers would keep each other alive after the launcher's end.
-if sys.platform == "linux":
-    die_with_parent()

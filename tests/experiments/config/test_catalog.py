@@ -1,5 +1,7 @@
 """Options of users: they are found, checked, and may not change other groups."""
 
+import json
+
 import pytest
 
 from experiments.config.catalog import ConfigCatalog, assign, config_loader, hydra_arguments
@@ -87,17 +89,41 @@ def test_an_unknown_group_is_refused(user_catalog):
         catalog.node("colour", "red")
 
 
-def test_options_are_composed_once(loader, monkeypatch):
-    composed = []
-    compose = ConfigCatalog._compose
+def test_options_are_read_once(loader, monkeypatch):
+    read = []
+    read_option = ConfigCatalog._read_option
     monkeypatch.setattr(
-        ConfigCatalog, "_compose", lambda s, *o: composed.append(o) or compose(s, *o)
+        ConfigCatalog, "_read_option", lambda s, *o: read.append(o) or read_option(s, *o)
     )
     catalog = ConfigCatalog(loader, "config")
     for _ in range(3):
         catalog.node("init", "zeros")
         catalog.node("init", "he_normal")  # the default: composed already
-    assert composed == [(), ("init='zeros'",)]
+    assert read == [("init", "zeros")]
+
+
+@pytest.mark.parametrize("config_name", ["config", "plan"])
+def test_an_option_read_from_its_file_equals_what_hydra_composes(loader, config_name):
+    catalog = ConfigCatalog(loader, config_name)
+    options = [(group, option) for group in catalog.defaults for option in catalog.options(group)]
+    assert len(options) > 50
+    for group, option in options:
+        read = catalog._read_option(group, option)
+        assert json.dumps(read) == json.dumps(catalog._compose_option(group, option)), option
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gain: 2.0\n",  # also in config.yaml
+        "defaults:\n  - normal\nstd: 0.5\n",
+        "# @package init\nstd: 0.5\n",
+    ],
+)
+def test_hydra_composes_an_option_that_its_file_alone_does_not_determine(user_catalog, text):
+    catalog = user_catalog("init", "mine", f"{text}_target_: fanin.inits.Normal\nmean: 0.0\n")
+    assert catalog._read_option("init", "mine") is None
+    assert catalog.node("init", "mine") == catalog._compose_option("init", "mine")
 
 
 def test_assign_does_not_modify_the_original():

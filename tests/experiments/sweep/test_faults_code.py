@@ -25,7 +25,7 @@ OTHER = "the sweep was launched with"
 @pytest.fixture
 def checkout(faulty: Site) -> Site:
     """Return a folder with an editable copy of this code, which its sweeps run."""
-    for name in ("experiments", "conf", "hydra_plugins"):
+    for name in ("experiments", "conf"):
         unneeded = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, faulty.root / name, ignore=unneeded)
     return faulty

@@ -62,8 +62,8 @@ def test_worker_that_outlives_its_launcher_writes_no_table(faulty: Site, record:
         "sitecustomize.py",  # workers without the signal that ends them with their launcher
         "import sys\n"
         "if 'multiprocessing.forkserver' in ' '.join(sys.orig_argv):\n"
-        "    import experiments.sweep.worker.limits\n"
-        "    experiments.sweep.worker.limits.PR_SET_PDEATHSIG = 0\n",
+        "    import experiments.sweep.worker.parent_death as p\n"
+        "    p.PR_SET_PDEATHSIG = 0\n",
     )
     faulty.write_file("step-2", "hold")
     arguments = ("init.number=range(6)", "runner.workers=1", "runner.pack_cells=6")
