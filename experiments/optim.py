@@ -71,8 +71,11 @@ class Sgd:
     ) -> tuple[Tensors, State]:
         """Return the parameters and the state after one update at learning rate `lr`."""
         grads = _with_l2(params, grads, self.weight_decay)
-        velocity = {n: self.momentum * state["velocity"][n] + g for n, g in grads.items()}
-        return {n: p - lr * velocity[n] for n, p in params.items()}, {"velocity": velocity}
+        if _is_zero(self.momentum):
+            velocity = grads
+        else:
+            velocity = {n: self.momentum * state["velocity"][n] + g for n, g in grads.items()}
+        return _descend(params, velocity, lr), {"velocity": velocity}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Adam:
         """Return the parameters and the state after one update at learning rate `lr`."""
         grads = _with_l2(params, grads, self.weight_decay)
         direction, state = _adam_direction(self, grads, state)
-        return {n: p - lr * direction[n] for n, p in params.items()}, state
+        return _descend(params, direction, lr), state
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class AdamW:
         """Return the parameters and the state after one update at learning rate `lr`."""
         direction, state = _adam_direction(self, grads, state)
         decay = 1 - lr * self.weight_decay
-        return {n: decay * p - lr * direction[n] for n, p in params.items()}, state
+        return _descend({n: decay * p for n, p in params.items()}, direction, lr), state
 
 
 def _adam_init(params: Tensors) -> State:
@@ -166,7 +169,19 @@ def _adam_direction(adam: Adam | AdamW, grads: Tensors, state: State) -> tuple[T
     return direction, {"mean": mean, "square": square} | shares
 
 
+def _descend(params: Tensors, direction: Tensors, lr: float | Tensor) -> Tensors:
+    if isinstance(lr, Tensor):
+        return {n: p - lr * direction[n] for n, p in params.items()}
+    return {n: torch.sub(p, direction[n], alpha=lr) for n, p in params.items()}
+
+
+def _is_zero(number: float | Tensor) -> bool:
+    return not isinstance(number, Tensor) and number == 0
+
+
 def _with_l2(params: Tensors, grads: Tensors, weight_decay: float) -> Tensors:
+    if _is_zero(weight_decay):
+        return grads
     return {name: grad + weight_decay * params[name] for name, grad in grads.items()}
 
 

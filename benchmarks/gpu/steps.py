@@ -104,7 +104,8 @@ def _device_step(
 ) -> tuple[NetworkState, Batch, tuple[NetworkState, Any]]:
     """Take a step on the device; return the state before, the batch, and the state and loss."""
     engine = SerialEngine([train_spec(config_of(*case.overrides, f"train.dtype={dtype}"), device)])
-    before, batch = engine.state(0), engine.loaders[0].at(0)
+    # Copies, because the step may change its state in place.
+    before, batch = tree_map(torch.clone, engine.state(0)), engine.loaders[0].at(0)
     (loss,) = engine.step(0)
     return before, batch, (engine.state(0), loss)
 

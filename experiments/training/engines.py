@@ -21,6 +21,7 @@ from experiments.schema import Cell
 from experiments.torch_optim import TorchOptimizer
 from experiments.training.checkpoint import Checkpointer, TrainState
 from experiments.training.cpu_performance import keep_freed_memory, swap_relu_maxpool
+from experiments.training.in_place import InPlaceNetwork, can_be_copied
 from experiments.training.loader import BatchLoader, StackedBatchLoader
 from experiments.training.stack_size import stack_padding
 from experiments.training.step import (
@@ -73,7 +74,7 @@ class Engine(Protocol):
         """Return for each network the step at which it diverged, or `ALIVE`."""
 
     def state(self, slot: int) -> NetworkState:
-        """Return the state of one network."""
+        """Return the state of one network, which the next step may change."""
 
     def keep(self, slots: Sequence[int]) -> None:
         """Keep only the networks of these slots, and renumber them in this order."""
@@ -86,27 +87,51 @@ class SerialEngine:
         (spec,) = specs
         keep_freed_memory()
         self.loaders = [_loader(spec)]
-        self._step = make_step(_with_swapped_layers(spec.step), by_autograd)
-        self._state = _first_state(spec)
+        config, state = _with_swapped_layers(spec.step), _first_state(spec)
+        (loader,) = self.loaders
+        in_place = loader.device.type == "cpu" and can_be_copied(config.model)
+        self._network: InPlaceNetwork | _Network = (InPlaceNetwork if in_place else _Network)(
+            config, state, loader
+        )
 
     def step(self, number: int) -> Tensor:
         """Take one step; return the loss in a tensor of shape [1]."""
-        (loader,) = self.loaders
-        with loader.seeded(number):
-            self._state, loss = self._step(self._state, *loader.at(number))
-        return loss.unsqueeze(0)
+        return self._network.step(number).unsqueeze(0)
 
     def failed_at(self) -> Tensor:
         """Return the step at which the network diverged, or `ALIVE`, in a tensor of shape [1]."""
-        failed: Tensor = self._state["failed_at"]
-        return failed.unsqueeze(0)
+        return self._network.failed_at().unsqueeze(0)
 
     def state(self, slot: int) -> NetworkState:
         """Return the network's state."""
-        return self._state
+        return self._network.state()
 
     def keep(self, slots: Sequence[int]) -> None:
         """Do nothing: there is only one network."""
+
+
+class _Network:
+    """A network whose step never reads values from its device, or that can't be copied."""
+
+    def __init__(self, config: StepConfig, state: NetworkState, loader: BatchLoader) -> None:
+        self._step = make_step(config, by_autograd)
+        self._state = state
+        self._loader = loader
+
+    def step(self, number: int) -> Tensor:
+        """Take one step; return the loss."""
+        with self._loader.seeded(number):
+            self._state, loss = self._step(self._state, *self._loader.at(number))
+        return loss
+
+    def state(self) -> NetworkState:
+        """Return the state."""
+        return self._state
+
+    def failed_at(self) -> Tensor:
+        """Return the step at which the network diverged, or `ALIVE`."""
+        failed: Tensor = self._state["failed_at"]
+        return failed
 
 
 class StackedEngine:

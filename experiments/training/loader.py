@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,11 @@ from experiments.scaling import FittedScaling
 from experiments.schema import Cell
 from experiments.training.cpu_performance import memory_format
 from experiments.training.step import Params
-from fanin.models import ModuleModel, dropout_masks
+from fanin.models import ModuleModel, SeededDropout, dropout_masks
 from fanin.seeds import make_generator, seeded
+
+# Scale all images once, instead of each batch, if they are small and used several times.
+SCALED_EPOCHS, MAX_SCALED_BYTES = 2, 2**26
 
 Indices = Int[Tensor, "image"]
 
@@ -42,8 +46,17 @@ class BatchLoader:
         self.batch_size = cell.train.batch_of(len(data.train))
         self.steps_per_epoch = len(data.train) // self.batch_size
         self._model = model
+        self._has_dropout = any(isinstance(layer, SeededDropout) for layer in model.modules())
         self._memory_format = memory_format(model, cell.train.torch_dtype, self.device)
         self._order = BatchOrder(len(data.train), self.batch_size, cell.seed_data, self.device)
+        self._dtype = cell.train.torch_dtype
+        self._images, self._scaling = data.train.x, scaling.to(self.device, self._dtype)
+        self._are_scaled = (
+            self.n_steps >= SCALED_EPOCHS * self.steps_per_epoch
+            and self._images.numel() * self._dtype.itemsize <= MAX_SCALED_BYTES
+        )
+        if self._are_scaled:
+            self._images = scaled_images(self._images, scaling, self._dtype)
 
     def indices(self, step: int) -> Tensor:
         """Return the indices of the step's images."""
@@ -51,6 +64,8 @@ class BatchLoader:
 
     def masks(self, step: int) -> Params:
         """Return the step's dropout masks, drawn on the CPU."""
+        if not self._has_dropout:
+            return {}
         rng = make_generator("dropout", self.cell.seed, step)
         return dropout_masks(self._model, self.batch_size, rng, self.cell.train.torch_dtype)
 
@@ -67,11 +82,15 @@ class BatchLoader:
     def at(self, step: int) -> Batch:
         """Return the batch of one step."""
         indices = self.indices(step)
-        x = self.scaling.apply(take(self.train_set.x, indices), self.cell.train.torch_dtype)
+        x = take(self._images, indices)
+        if not self._are_scaled:
+            x = self._scaling.apply(x, self._dtype)
         masks = {name: to_device(mask, self.device) for name, mask in self.masks(step).items()}
         lr = self.cell.optim.lr * self.lr_factor(step)
         y = take(self.train_set.y, indices)
-        return Batch(x.to(memory_format=self._memory_format), y, lr, masks)
+        if self._memory_format is torch.channels_last:
+            x = x.to(memory_format=torch.channels_last)
+        return Batch(x, y, lr, masks)
 
 
 class StackedBatchLoader:
@@ -142,6 +161,12 @@ class BatchOrder:
             self._order = to_device(order, self._device)
             self._epoch = epoch
         return self._order[position * self._batch_size : (position + 1) * self._batch_size]
+
+
+@lru_cache(maxsize=1)
+def scaled_images(images: Tensor, scaling: FittedScaling, dtype: torch.dtype) -> Tensor:
+    """Return scaled images; cached, so that the cells of a pack share one copy."""
+    return scaling.apply(images, dtype)
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
