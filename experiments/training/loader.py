@@ -46,7 +46,7 @@ class BatchLoader:
         self.batch_size = cell.train.batch_of(len(data.train))
         self.steps_per_epoch = len(data.train) // self.batch_size
         self._model = model
-        self._has_dropout = any(isinstance(layer, SeededDropout) for layer in model.modules())
+        self.has_dropout = any(isinstance(layer, SeededDropout) for layer in model.modules())
         self._memory_format = memory_format(model, cell.train.torch_dtype, self.device)
         self._order = BatchOrder(len(data.train), self.batch_size, cell.seed_data, self.device)
         self._dtype = cell.train.torch_dtype
@@ -64,7 +64,7 @@ class BatchLoader:
 
     def masks(self, step: int) -> Params:
         """Return the step's dropout masks, drawn on the CPU."""
-        if not self._has_dropout:
+        if not self.has_dropout:
             return {}
         rng = make_generator("dropout", self.cell.seed, step)
         return dropout_masks(self._model, self.batch_size, rng, self.cell.train.torch_dtype)
@@ -93,6 +93,14 @@ class BatchLoader:
         return Batch(x, y, lr, masks)
 
 
+class BatchInputs(NamedTuple):
+    """What a stack needs from the host for a step: image numbers, learning rates and masks."""
+
+    indices: Tensor
+    lr: Tensor
+    masks: Params
+
+
 class StackedBatchLoader:
     """Loader of batches with a leading axis of cells, for cells on one data set.
 
@@ -108,22 +116,35 @@ class StackedBatchLoader:
     def __init__(self, loaders: Sequence[BatchLoader]) -> None:
         self._loaders = loaders
         self._first = first = loaders[0]
-        self._scaling = stacked_scaling([loader.scaling for loader in loaders], first.device)
+        self._dtype = first.cell.train.torch_dtype
+        scaling = stacked_scaling([loader.scaling for loader in loaders], first.device)
+        self._scaling = scaling.to(first.device, self._dtype)
         rates = [loader.cell.optim.lr for loader in loaders]
         self._lr = torch.tensor(rates, dtype=torch.float64, device=first.device)
+        seeds = [loader.cell.seed_data for loader in loaders]
+        self._order = StackedBatchOrder(len(first.train_set), first.batch_size, seeds, first.device)
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step."""
+        return self.batch(self.inputs(step))
+
+    def inputs(self, step: int) -> BatchInputs:
+        """Return what `batch` needs for one step."""
         first = self._first
-        indices = torch.stack([loader.indices(step) for loader in self._loaders])
-        x = self._scaling.apply(take(first.train_set.x, indices), first.cell.train.torch_dtype)
-        cell_masks = [loader.masks(step) for loader in self._loaders]
-        masks = {
-            name: to_device(torch.stack([masks[name] for masks in cell_masks]), first.device)
-            for name in cell_masks[0]
-        }
-        y = take(first.train_set.y, indices)
-        return Batch(x, y, self._lr * first.lr_factor(step), masks)
+        masks: Params = {}
+        if first.has_dropout:
+            cell_masks = [loader.masks(step) for loader in self._loaders]
+            masks = {
+                name: to_device(torch.stack([masks[name] for masks in cell_masks]), first.device)
+                for name in cell_masks[0]
+            }
+        return BatchInputs(self._order.at(step), self._lr * first.lr_factor(step), masks)
+
+    def batch(self, inputs: BatchInputs) -> Batch:
+        """Return a batch; all work is done on the device."""
+        images = self._first.train_set
+        x = self._scaling.apply(take(images.x, inputs.indices), self._dtype)
+        return Batch(x, take(images.y, inputs.indices), inputs.lr, inputs.masks)
 
 
 class BatchOrder:
@@ -156,11 +177,47 @@ class BatchOrder:
         """Return the indices of one step; steps in ascending order are fastest."""
         epoch, position = divmod(step, self._n_images // self._batch_size)
         if epoch != self._epoch:
-            rng = make_generator("order", self._seed, epoch)
-            order = torch.randperm(self._n_images, generator=rng)
-            self._order = to_device(order, self._device)
+            self._order = to_device(self.permutation(epoch), self._device)
             self._epoch = epoch
         return self._order[position * self._batch_size : (position + 1) * self._batch_size]
+
+    def permutation(self, epoch: int) -> Indices:
+        """Return the indices of an epoch, on the CPU."""
+        rng = make_generator("order", self._seed, epoch)
+        return torch.randperm(self._n_images, generator=rng)
+
+
+class StackedBatchOrder:
+    """The image indices of each step for several cells, copied to the device once per epoch.
+
+    Parameters
+    ----------
+    n_images, batch_size, device
+        As for `BatchOrder`.
+    seeds
+        Seeds of the permutations, one per cell.
+    """
+
+    def __init__(
+        self, n_images: int, batch_size: int, seeds: Sequence[int], device: torch.device
+    ) -> None:
+        self._orders = {seed: BatchOrder(n_images, batch_size, seed) for seed in seeds}
+        self._seeds = seeds
+        self._batch_size = batch_size
+        self._steps_per_epoch = n_images // batch_size
+        self._device = device
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def at(self, step: int) -> Int[Tensor, "cell image"]:
+        """Return the indices of one step; steps in ascending order are fastest."""
+        epoch, position = divmod(step, self._steps_per_epoch)
+        if epoch != self._epoch:
+            # 32 bits, because 1,024 permutations of 50,000 images have 51 million entries.
+            rows = {s: order.permutation(epoch).int() for s, order in self._orders.items()}
+            self._order = to_device(torch.stack([rows[s] for s in self._seeds]), self._device)
+            self._epoch = epoch
+        return self._order[:, position * self._batch_size : (position + 1) * self._batch_size]
 
 
 @lru_cache(maxsize=1)
