@@ -13,6 +13,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 Tensors = dict[str, Tensor]
 State = dict[str, Any]
@@ -142,6 +143,30 @@ class AdamW:
         direction, state = _adam_direction(self, grads, state)
         decay = 1 - lr * self.weight_decay
         return _descend({n: decay * p for n, p in params.items()}, direction, lr), state
+
+
+UPDATES_IN_FLOAT32 = (Sgd, Adam, AdamW)
+"""Optimizers whose updates of bfloat16 parameters are computed in float32."""
+
+
+def update(
+    optim: Optimizer, params: Tensors, grads: Tensors, state: State, lr: float | Tensor
+) -> tuple[Tensors, State]:
+    """Return the parameters and the state after one update; bfloat16 is rounded only at its end.
+
+    Otherwise the numbers of the optimizer, which are tensors in a stack, would be rounded to
+    bfloat16 there, but not in serial training.
+    """
+    dtypes = {name: p.dtype for name, p in params.items()}
+    if type(optim) not in UPDATES_IN_FLOAT32 or torch.bfloat16 not in dtypes.values():
+        return optim.update(params, grads, state, lr)
+    updated, new_state = optim.update(*tree_map(_widened, (params, grads, state)), lr)
+    rounded_state: State = tree_map(lambda new, old: new.to(old.dtype), new_state, state)
+    return {name: p.to(dtypes[name]) for name, p in updated.items()}, rounded_state
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _adam_init(params: Tensors) -> State:

@@ -16,6 +16,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from experiments.data import Dataset
+from experiments.optim import UPDATES_IN_FLOAT32
 from experiments.scaling import FittedScaling
 from experiments.schema import Cell
 from experiments.torch_optim import TorchOptimizer
@@ -320,9 +321,12 @@ def why_serial(cell: Cell) -> str | None:
     """
     if cell.train.steps == 0:
         return "nothing is trained (train.steps=0)"
-    if cell.train.dtype not in ("float32", "float64"):
+    if cell.train.dtype == "float16":
+        return "train.dtype=float16 would round the learning rate differently in a stack"
+    if cell.train.dtype == "bfloat16" and not isinstance(cell.optim, UPDATES_IN_FLOAT32):
         return (
-            f"train.dtype={cell.train.dtype} would round the learning rate differently in a stack"
+            f"train.dtype=bfloat16 would round the numbers of {type(cell.optim).__name__} "
+            "differently in a stack"
         )
     if isinstance(cell.optim, TorchOptimizer):
         return f"{cell.optim.function.__name__} updates its tensors in place, as all of torch.optim"

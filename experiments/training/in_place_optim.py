@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from experiments.optim import Adam, AdamW, Optimizer, Sgd, State, Tensors
+from experiments.optim import Adam, AdamW, Optimizer, Sgd, State, Tensors, update
 
 FUSED_DTYPES = (torch.float32, torch.float64)  # half types: the kernels round less than `optim.py`
 
@@ -124,7 +124,7 @@ class _Functional:
 
     def update(self, grads: Sequence[Tensor], lr: float) -> None:
         by_name = dict(zip(self._params, grads, strict=True))
-        updated, state = self._optim.update(self._params, by_name, self._state, lr)
+        updated, state = update(self._optim, self._params, by_name, self._state, lr)
         for name, parameter in self._params.items():
             parameter.copy_(updated[name])
         tree_map(lambda old, new: old.copy_(new), self._state, state)
