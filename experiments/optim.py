@@ -160,7 +160,8 @@ def update(
     dtypes = {name: p.dtype for name, p in params.items()}
     if type(optim) not in UPDATES_IN_FLOAT32 or torch.bfloat16 not in dtypes.values():
         return optim.update(params, grads, state, lr)
-    updated, new_state = optim.update(*tree_map(_widened, (params, grads, state)), lr)
+    wide_params, wide_grads, wide_state = tree_map(_widened, (params, grads, state))
+    updated, new_state = optim.update(wide_params, wide_grads, wide_state, lr)
     rounded_state: State = tree_map(lambda new, old: new.to(old.dtype), new_state, state)
     return {name: p.to(dtypes[name]) for name, p in updated.items()}, rounded_state
 

@@ -102,14 +102,15 @@ def rates(device: torch.device, size: Size) -> Iterator[Rate]:
             for network in NETWORKS:
                 overrides = _overrides(network, data, size)
                 specs = _Specs(overrides, device)
-                for method, cells, measure in (
+                measurements: list[tuple[str, int, Callable[[], float]]] = [
                     *_measurements(overrides, specs, size, device),
                     (
                         f"{size.processes} processes",
                         size.processes,
                         partial(processes, overrides, size.seconds),
                     ),
-                ):
+                ]
+                for method, cells, measure in measurements:
                     if time.perf_counter() - started > size.deadline:
                         yield Rate(network, data, method, cells, error="skipped: out of time")
                     else:
@@ -174,7 +175,7 @@ def _rate(network: str, data: str, method: str, cells: int, measure: Callable[[]
 def table(measured: list[Rate]) -> Section:
     """Return the rates, each with its ratio to one by one and the seconds of an epoch."""
     base = {(r.network, r.data): r.steps_per_second for r in measured if r.method == ONE_BY_ONE}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for r in measured:
         reference = base.get((r.network, r.data))
         speed = r.steps_per_second
@@ -182,7 +183,7 @@ def table(measured: list[Rate]) -> Section:
         rows.append(
             (
                 *(r.network, r.data, r.method, str(r.cells)),
-                r.error if speed is None else f"{speed:.0f}",
+                (r.error or "") if speed is None else f"{speed:.0f}",
                 f"{speed / reference:.2f}" if speed and reference else "",
                 f"{epoch_steps * r.cells / speed:.1f}" if speed else "",
             )

@@ -67,7 +67,7 @@ def stacked(
 def plain_vmap(specs: Sequence[TrainSpec], device: torch.device, seconds: float) -> float:
     """Train all cells by `torch.vmap`, as in PyTorch's tutorial on model ensembling."""
     models = [spec.step.model for spec in specs]
-    params: dict[str, Tensor] = stack_module_state(models)[0]  # type: ignore[arg-type]
+    params: dict[str, Tensor] = stack_module_state(models)[0]
     images, labels = device_data(specs[0])
 
     def loss_of(one: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:

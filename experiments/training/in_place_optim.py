@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -54,7 +54,10 @@ class _FusedSgd:
     def __init__(self, optim: Sgd, params: Tensors, state: State) -> None:
         self._params, self._state = list(params.values()), state
         self._velocity = list(state["velocity"].values()) if optim.momentum else []
-        self._numbers = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
+        self._numbers: dict[str, Any] = {
+            "momentum": optim.momentum,
+            "weight_decay": optim.weight_decay,
+        }
 
     def update(self, grads: Sequence[Tensor], lr: float) -> None:
         torch._fused_sgd_(
@@ -83,7 +86,11 @@ class _FusedAdam:
         self._n_updates = [torch.tensor(float(n_updates)) for _ in self._params]
         self._update = torch._fused_adamw_ if isinstance(optim, AdamW) else torch._fused_adam_
         self._decays = {"beta1": optim.beta1, "beta2": optim.beta2}
-        self._numbers = {"weight_decay": optim.weight_decay, "eps": optim.eps, **self._decays}
+        self._numbers: dict[str, Any] = {
+            "weight_decay": optim.weight_decay,
+            "eps": optim.eps,
+            **self._decays,
+        }
 
     def update(self, grads: Sequence[Tensor], lr: float) -> None:
         torch._foreach_add_(self._n_updates, 1.0)

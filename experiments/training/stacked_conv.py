@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,10 +33,11 @@ class UnfoldConv2d(nn.Conv2d):
         y = self.weight.flatten(1) @ patches
         if self.bias is not None:
             y = y + self.bias.unsqueeze(-1)
+        paddings = cast(tuple[int, int], self.padding)
         out = [
             (size + 2 * padding - kernel) // stride + 1
             for size, padding, kernel, stride in zip(
-                x.shape[-2:], self.padding, self.kernel_size, self.stride, strict=True
+                x.shape[-2:], paddings, self.kernel_size, self.stride, strict=True
             )
         ]
         return y.unflatten(-1, out)
@@ -75,7 +76,7 @@ def _is_unfolded(layer: nn.Module, device: torch.device, method: ConvMethod) -> 
     return method == "bmm" or few_channels
 
 
-def _as_unfold(layer: nn.Conv2d) -> UnfoldConv2d:
+def _as_unfold(layer: nn.Module) -> nn.Module:
     unfolding = copy.copy(layer)  # shares the parameters
     unfolding.__class__ = UnfoldConv2d
-    return unfolding  # type: ignore[return-value]
+    return unfolding
