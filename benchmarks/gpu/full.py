@@ -136,14 +136,14 @@ class _Specs:
 
     def __init__(self, overrides: Overrides, device: torch.device) -> None:
         self._overrides, self._device = overrides, device
-        self._made: list[TrainSpec] = []
+        self._specs: list[TrainSpec] = []
 
     def __call__(self, cells: int) -> list[TrainSpec]:
         """Return the first cells."""
-        for seed in range(len(self._made), cells):
+        for seed in range(len(self._specs), cells):
             config = config_of(*self._overrides, f"seed={seed}")
-            self._made.append(train_spec(config, self._device))
-        return self._made[:cells]
+            self._specs.append(train_spec(config, self._device))
+        return self._specs[:cells]
 
 
 def _overrides(network: str, data: str, size: Size) -> Overrides:

@@ -94,7 +94,7 @@ class BatchLoader:
 
 
 class BatchInputs(NamedTuple):
-    """What a stack needs from the host for a step: image numbers, learning rates and masks."""
+    """Input of a stack's step from the host: image numbers, learning rates and masks."""
 
     indices: Tensor
     lr: Tensor
