@@ -72,10 +72,9 @@ class Sgd:
     ) -> tuple[Tensors, State]:
         """Return the parameters and the state after one update at learning rate `lr`."""
         grads = _with_l2(params, grads, self.weight_decay)
-        if _is_zero(self.momentum):
-            velocity = grads
-        else:
-            velocity = {n: self.momentum * state["velocity"][n] + g for n, g in grads.items()}
+        if _is_zero(self.momentum):  # the velocity is not used
+            return _descend(params, grads, lr), state
+        velocity = {n: self.momentum * state["velocity"][n] + g for n, g in grads.items()}
         return _descend(params, velocity, lr), {"velocity": velocity}
 
 
