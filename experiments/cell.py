@@ -17,6 +17,7 @@ from experiments.inputs import calibration_images, prepared, probe_images
 from experiments.result import CellResult
 from experiments.scaling import FittedScaling
 from experiments.schema import Cell, build_cell, probe_quantities
+from experiments.training.arithmetic import use_arithmetic
 from experiments.training.checkpoint import CellCheckpoint, Checkpointer, TrainState
 from experiments.training.engines import TrainSpec
 from experiments.training.evaluate import evaluate
@@ -113,6 +114,7 @@ class CellRun:
         """Load the data, build the network, and restore the cell's checkpoint if it has one."""
         started = time.perf_counter()
         cell = build_cell(config)
+        use_arithmetic(cell.train.dtype, device)
         data, scaling = prepared(cell, device)
         on_progress(0, cell.train.total_steps(len(data.train)))
         model = cell.network().to(device, cell.train.torch_dtype)

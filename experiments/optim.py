@@ -13,6 +13,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 Tensors = dict[str, Tensor]
 State = dict[str, Any]
@@ -71,8 +72,10 @@ class Sgd:
     ) -> tuple[Tensors, State]:
         """Return the parameters and the state after one update at learning rate `lr`."""
         grads = _with_l2(params, grads, self.weight_decay)
+        if _is_zero(self.momentum):  # the velocity is not used
+            return _descend(params, grads, lr), state
         velocity = {n: self.momentum * state["velocity"][n] + g for n, g in grads.items()}
-        return {n: p - lr * velocity[n] for n, p in params.items()}, {"velocity": velocity}
+        return _descend(params, velocity, lr), {"velocity": velocity}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Adam:
         """Return the parameters and the state after one update at learning rate `lr`."""
         grads = _with_l2(params, grads, self.weight_decay)
         direction, state = _adam_direction(self, grads, state)
-        return {n: p - lr * direction[n] for n, p in params.items()}, state
+        return _descend(params, direction, lr), state
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,32 @@ class AdamW:
         """Return the parameters and the state after one update at learning rate `lr`."""
         direction, state = _adam_direction(self, grads, state)
         decay = 1 - lr * self.weight_decay
-        return {n: decay * p - lr * direction[n] for n, p in params.items()}, state
+        return _descend({n: decay * p for n, p in params.items()}, direction, lr), state
+
+
+UPDATES_IN_FLOAT32 = (Sgd, Adam, AdamW)
+"""Optimizers whose updates of bfloat16 parameters are computed in float32."""
+
+
+def update(
+    optim: Optimizer, params: Tensors, grads: Tensors, state: State, lr: float | Tensor
+) -> tuple[Tensors, State]:
+    """Return the parameters and the state after one update; bfloat16 is rounded only at its end.
+
+    Otherwise the numbers of the optimizer, which are tensors in a stack, would be rounded to
+    bfloat16 there, but not in serial training.
+    """
+    dtypes = {name: p.dtype for name, p in params.items()}
+    if type(optim) not in UPDATES_IN_FLOAT32 or torch.bfloat16 not in dtypes.values():
+        return optim.update(params, grads, state, lr)
+    wide_params, wide_grads, wide_state = tree_map(_widened, (params, grads, state))
+    updated, new_state = optim.update(wide_params, wide_grads, wide_state, lr)
+    rounded_state: State = tree_map(lambda new, old: new.to(old.dtype), new_state, state)
+    return {name: p.to(dtypes[name]) for name, p in updated.items()}, rounded_state
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def _adam_init(params: Tensors) -> State:
@@ -166,7 +194,19 @@ def _adam_direction(adam: Adam | AdamW, grads: Tensors, state: State) -> tuple[T
     return direction, {"mean": mean, "square": square} | shares
 
 
+def _descend(params: Tensors, direction: Tensors, lr: float | Tensor) -> Tensors:
+    if isinstance(lr, Tensor):
+        return {n: p - lr * direction[n] for n, p in params.items()}
+    return {n: torch.sub(p, direction[n], alpha=lr) for n, p in params.items()}
+
+
+def _is_zero(number: float | Tensor) -> bool:
+    return not isinstance(number, Tensor) and number == 0
+
+
 def _with_l2(params: Tensors, grads: Tensors, weight_decay: float) -> Tensors:
+    if _is_zero(weight_decay):
+        return grads
     return {name: grad + weight_decay * params[name] for name, grad in grads.items()}
 
 

@@ -102,9 +102,11 @@ class FittedScaling:
     scale: float | Tensor
     shift: float | Tensor
 
-    def to(self, device: torch.device) -> FittedScaling:
-        """Return a copy with its statistics on a device."""
-        return replace(self, center=self.center.to(device), spread=self.spread.to(device))
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float64) -> FittedScaling:
+        """Return a copy with its statistics on a device, in the precision for images of a dtype."""
+        wide = torch.promote_types(dtype, torch.float32)
+        center, spread = self.center.to(device, wide), self.spread.to(device, wide)
+        return replace(self, center=center, spread=spread)
 
     def apply(
         self, x: Images, dtype: torch.dtype = torch.float32
@@ -116,8 +118,10 @@ class FittedScaling:
         """
         wide = torch.promote_types(dtype, torch.float32)
         center, spread = self.center.to(x.device, wide), self.spread.to(x.device, wide)
-        scaled = (x.to(wide) - center) / spread
-        return (_rounded(self.scale, wide) * scaled + _rounded(self.shift, wide)).to(dtype)
+        scaled = (x.to(wide) - center).div_(spread)
+        if isinstance(self.scale, Tensor) or (self.scale, self.shift) != (1.0, 0.0):
+            scaled = _rounded(self.scale, wide) * scaled + _rounded(self.shift, wide)
+        return scaled.to(dtype)
 
 
 @dataclass(frozen=True)

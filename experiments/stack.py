@@ -10,6 +10,12 @@ import torch
 from experiments.cell import CellRun
 from experiments.result import CellResult
 from experiments.training.checkpoint import Checkpointer, Stopped
+from experiments.training.device_memory import (
+    MEASURED_NETWORKS,
+    CudaMemory,
+    equal_parts,
+    networks_that_fit,
+)
 from experiments.training.loop import OnProgress, TrainResult, train_stacked
 
 # Exceptions that count as a failure of the cell: a user's init scheme or network may raise
@@ -65,8 +71,21 @@ def run_stack(
                 other.save(other.train_state)
             raise
     for step in sorted({_first_step(run) for run in runs.values()}, reverse=True):
-        group = {index: run for index, run in runs.items() if _first_step(run) == step}
-        yield from _train(group, device, on_progress)
+        group = [index for index, run in runs.items() if _first_step(run) == step]
+        for part in equal_parts(len(group), _stack_limit([runs[i] for i in group], device)):
+            yield from _train(
+                {group[slot]: runs[group[slot]] for slot in part}, device, on_progress
+            )
+
+
+def _stack_limit(runs: Sequence[CellRun], device: torch.device) -> int:
+    """Return the number of cells that fit into one stack."""
+    if device.type != "cuda" or len(runs) <= MEASURED_NETWORKS:
+        return len(runs)  # on a CPU the plan has sized the packs
+    try:
+        return networks_that_fit([run.train_spec() for run in runs], CudaMemory(device))
+    except FAILURES:
+        return len(runs)  # training will raise it again, and blame the cell
 
 
 def _first_step(run: CellRun) -> int:

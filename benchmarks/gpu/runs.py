@@ -15,7 +15,6 @@ from benchmarks.gpu.tolerance import (
     joined,
     relative,
     rounding,
-    tf32_allowed,
     with_jumps,
 )
 from experiments.cell import run_cell
@@ -110,12 +109,10 @@ def compare_engines(case: Case, dtype: str, device: torch.device) -> Comparison:
     cell = build_cell(configs[0])
     if reason := why_serial(cell):
         return Comparison(refused=reason)
-    # Without TF32, because torch may use it for only one engine's convolutions.
-    with tf32_allowed(False):
-        # Training copies the weights of a model, so both engines can use the same specs.
-        specs = [train_spec(config, device) for config in configs]
-        serial_results = [train(spec, ignore_progress) for spec in specs]
-        stacked = dict(train_stacked(specs, ignore_progress))
+    # Training copies the weights of a model, so both engines can use the same specs.
+    specs = [train_spec(config, device) for config in configs]
+    serial_results = [train(spec, ignore_progress) for spec in specs]
+    stacked = dict(train_stacked(specs, ignore_progress))
     size = cell.train.batch_of(cell.data.source.train_size)
     # Both engines round, and the errors of the steps add up.
     step_bound = rounding(cell, dtype, size)

@@ -18,8 +18,6 @@ a fraction d of the squared norm, so the relative error of the gradient is sqrt(
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -74,23 +72,6 @@ def with_jumps(cell: Cell, bound: float) -> float:
     """Return the bound on the gradients' error for a network with or without jumps."""
     jumps = any(isinstance(layer, JUMPS) for layer in cell.network().modules())
     return math.sqrt(bound) if jumps else bound
-
-
-def default_arithmetic(dtype: str, device: torch.device) -> str:
-    """Return the arithmetic of a dtype on a device: on CUDA, TF32 for float32 by default."""
-    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    return TF32 if dtype == "float32" and tf32 else dtype
-
-
-@contextmanager
-def tf32_allowed(allowed: bool) -> Iterator[None]:
-    """Enable or disable TF32 for float32 convolutions (it is never enabled for matrix products)."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def joined(tree: object) -> Tensor:

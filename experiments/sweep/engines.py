@@ -1,11 +1,23 @@
-"""Choice of the engine (serial or stacked) of each group of similar cells: by rule or timing."""
+"""Choice of the engine (serial or stacked) of each group of similar cells: by rule or timing.
+
+`engine=auto` measures instead of predicting, because the faster engine depends on the machine's
+kernels: a stack of two_layer with 4 channels may be faster on one CPU and slower on the next.
+`run_trial` takes steps of both engines in turn, each several times in a row for at least
+`MIN_SECONDS`. It compares the time per cell of the whole training: the median step times the number
+of steps, and the start and end of a training, measured with one of a single step. On a CPU it
+measures the CPU time of its thread, which other programs disturb less than the wall time. The time
+of a stack of more than `TIMED_CELLS` cells is extrapolated from two smaller stacks, as a constant
+and a time per cell. The time that both engines take alike, for drawing weights, probes and the
+evaluation, is not part of it.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +27,17 @@ from experiments.schema import build_cell
 from experiments.stack import FAILURES
 from experiments.sweep.types import EngineChoice, EngineName, Heartbeat, PackedCell, Runner
 from experiments.training.engines import Engine, SerialEngine, StackedEngine, TrainSpec, why_serial
+from experiments.training.loop import train, train_stacked
+from experiments.training.stack_size import max_stacked_cells, stack_size
 from experiments.training.step import Params
 from fanin.errors import FaninError
 
 TIMED_CELLS = 16  # maximum size of a timed stack
-MAX_TIME_RATIO = 0.9  # stack if stacked / serial time is below this; below 1, as timings are noisy
-TIMED_STEPS = 5  # of each engine, after a warm-up step
+FEW_CELLS = 4  # size of the second timed stack, for an extrapolation
+WARM_UP_STEPS = 5  # the fourth step of a stack captures a CUDA graph
+TIMED_ROUNDS = 7  # of each engine
+MIN_SECONDS = 0.005  # of the steps of an engine in one round
+MAX_STEPS = 20  # in one round
 COMPARED_STEPS = 2  # the second step also depends on the update of the first
 
 
@@ -109,9 +126,12 @@ def time_engines(
     reasons = dict(decisions.reasons)
     for key in decisions.untimed:
         heartbeat()
-        configs = [cell.config for cell in groups[key][:TIMED_CELLS]]
+        n_cells = stack_size(
+            len(groups[key]), runner.n_workers, runner.pack_cells, max_stacked_cells(device)
+        )
+        configs = [cell.config for cell in groups[key][: min(n_cells, TIMED_CELLS)]]
         try:
-            trial: EngineTrial = runner.call(run_trial, configs, device)
+            trial: EngineTrial = runner.call(run_trial, configs, device, n_cells)
         except FaninError as error:
             reasons[key] = f"timing failed: {error}"
             continue
@@ -122,14 +142,13 @@ def time_engines(
             )
             continue
         timings[key] = trial.serial, trial.stacked
-        is_faster = trial.stacked < MAX_TIME_RATIO * trial.serial
-        chosen[key] = "stacked" if is_faster else "serial"
+        chosen[key] = trial.faster
     return EngineDecisions(chosen, (), reasons, decisions.untimed, timings)
 
 
 @dataclass(frozen=True)
 class EngineTrial:
-    """Median seconds per cell and step under each engine.
+    """Seconds per cell and step under each engine, including the start and end of training.
 
     `batch_invariant` is True if each cell's parameters were bit-identical in a stack with another
     order and number of cells.
@@ -139,8 +158,15 @@ class EngineTrial:
     stacked: float
     batch_invariant: bool
 
+    @property
+    def faster(self) -> EngineName:
+        """The engine that took less time."""
+        return "stacked" if self.stacked < self.serial else "serial"
 
-def run_trial(configs: Sequence[Mapping[str, Any]], device: str) -> EngineTrial:
+
+def run_trial(
+    configs: Sequence[Mapping[str, Any]], device: str, n_cells: int | None = None
+) -> EngineTrial:
     """Take a few steps of the first cell alone and of all cells as a stack, alternately.
 
     Parameters
@@ -149,6 +175,8 @@ def run_trial(configs: Sequence[Mapping[str, Any]], device: str) -> EngineTrial:
         Similar cells, at least two.
     device
         Device to run on.
+    n_cells
+        Size of the stacks to choose for. None: the number of configs.
 
     Raises
     ------
@@ -157,7 +185,7 @@ def run_trial(configs: Sequence[Mapping[str, Any]], device: str) -> EngineTrial:
     """
     try:
         specs = _start_cells(configs, device)
-        serial, stacked = _median_seconds(specs, device)
+        serial, stacked = _seconds_per_step(specs, device, n_cells or len(configs))
         return EngineTrial(serial, stacked, _is_batch_invariant(specs))
     except FAILURES as error:
         raise FaninError(f"{type(error).__name__}: {error}") from error
@@ -178,22 +206,81 @@ def _start_cells(configs: Sequence[Mapping[str, Any]], device: str) -> list[Trai
     return specs
 
 
-def _median_seconds(specs: Sequence[TrainSpec], device: str) -> tuple[float, float]:
-    engines: tuple[Engine, Engine] = SerialEngine(specs[:1]), StackedEngine(specs)
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for step in range(1 + TIMED_STEPS):
-        for engine, times in zip(engines, seconds, strict=True):
-            times.append(_time_step(engine, step, device))
-    serial, stacked = (statistics.median(times[1:]) for times in seconds)
-    return serial, stacked / len(specs)
+def _seconds_per_step(specs: Sequence[TrainSpec], device: str, n_cells: int) -> tuple[float, float]:
+    """Return the seconds per cell and step of the serial and the stacked engine."""
+    short = [_with_one_step(spec) for spec in specs]
+    sizes = [len(specs)]
+    if n_cells > len(specs) > FEW_CELLS:
+        sizes.append(FEW_CELLS)
+    serial = _StepTimer(SerialEngine(specs[:1]), lambda: train(short[0], _ignore), device)
+    stacks = [
+        _StepTimer(StackedEngine(specs[:size]), partial(_train_stack, short[:size]), device)
+        for size in sizes
+    ]
+    for _ in range(TIMED_ROUNDS):
+        for timer in (serial, *stacks):
+            timer.time_round()
+    seconds = [timer.seconds_per_step for timer in stacks]
+    if len(sizes) == 1:
+        return serial.seconds_per_step, seconds[0] / sizes[0]
+    per_cell = max((seconds[0] - seconds[1]) / (sizes[0] - sizes[1]), 0.0)
+    stacked = seconds[0] + per_cell * (n_cells - sizes[0])
+    return serial.seconds_per_step, stacked / n_cells
 
 
-def _time_step(engine: Engine, step: int, device: str) -> float:
-    _synchronize(device)
-    started = time.perf_counter()
-    engine.step(step)
-    _synchronize(device)
-    return time.perf_counter() - started
+def _train_stack(specs: Sequence[TrainSpec]) -> None:
+    for _ in train_stacked(specs, _ignore):
+        pass
+
+
+class _StepTimer:
+    """Times the steps of an engine, in rounds of several steps."""
+
+    def __init__(self, engine: Engine, train_one_step: Callable[[], object], device: str) -> None:
+        self._engine, self._train_one_step, self._device = engine, train_one_step, device
+        self._n_total = self._engine.loaders[0].n_steps
+        self._n_done = 0
+        self._n_steps = WARM_UP_STEPS
+        self._time(self._take_steps)
+        self._n_steps = 1
+        step = self._time(self._take_steps)
+        self._n_steps = min(MAX_STEPS, 1 + int(MIN_SECONDS / max(step, 1e-9)))
+        self._steps: list[float] = []
+        self._trainings: list[float] = []
+
+    def time_round(self) -> None:
+        """Take the steps of one round, and a training of one step."""
+        self._steps.append(self._time(self._take_steps) / self._n_steps)
+        self._trainings.append(self._time(self._train_one_step))
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Seconds of the whole training, divided by its number of steps."""
+        step, training = (statistics.median(times) for times in (self._steps, self._trainings))
+        return step + max(training - step, 0.0) / self._n_total
+
+    def _take_steps(self) -> None:
+        for _ in range(self._n_steps):
+            self._engine.step(self._n_done % self._n_total)
+            self._n_done += 1
+
+    def _time(self, action: Callable[[], object]) -> float:
+        clock = time.thread_time if self._device == "cpu" else time.perf_counter
+        _synchronize(self._device)
+        started = clock()
+        action()
+        _synchronize(self._device)
+        return clock() - started
+
+
+def _with_one_step(spec: TrainSpec) -> TrainSpec:
+    """Return the spec of a training of one step, without callbacks."""
+    cell = replace(spec.cell, train=replace(spec.cell.train, steps=1))
+    return TrainSpec(cell, spec.step, spec.data, spec.scaling, on_probe=_ignore)
+
+
+def _ignore(*_: object) -> None:
+    """Do nothing."""
 
 
 def _synchronize(device: str) -> None:

@@ -55,6 +55,7 @@ from experiments.sweep.types import (
     pack_key,
 )
 from experiments.sweep.worker.finalize import CANCELLED, recover_journals
+from experiments.training.stack_size import max_stacked_cells
 from experiments.user_code import user_code_error
 from fanin.commands import command_line
 from fanin.errors import ConfigError, FaninError
@@ -293,5 +294,8 @@ def _plan(
 def _pack_limits(request: Request) -> PackLimits:
     runner = request.runner
     return PackLimits(
-        runner.n_workers, runner.pack_cells, int(STACK_SHARE * runner.worker_memory())
+        runner.n_workers,
+        runner.pack_cells,
+        int(STACK_SHARE * runner.worker_memory()),
+        max_stacked_cells(runner.device),
     )

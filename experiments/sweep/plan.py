@@ -12,7 +12,7 @@ from experiments.sweep.cell_times import CellTimes, cell_times
 from experiments.sweep.engines import EngineDecisions
 from experiments.sweep.store.tables import DONE, FAILED, CellState
 from experiments.sweep.types import EngineName, Pack, PackedCell, PlannedCell, group_cells, pack_key
-from experiments.training.stack_size import training_bytes
+from experiments.training.stack_size import MAX_ON_CPU, stack_size, training_bytes
 
 Groups = Mapping[str, Sequence[PackedCell]]
 """Cells by `pack_key`."""
@@ -20,7 +20,6 @@ Groups = Mapping[str, Sequence[PackedCell]]
 # Seconds of work in a serial pack: much more than the time to write its tables.
 MIN_PACK_SECONDS, MAX_PACK_SECONDS = 1.0, 20.0
 MAX_SERIAL_CELLS = 128
-MAX_STACKED_CELLS = 64
 PACKS_PER_WORKER = 4  # at least, if there are enough cells, so that workers end at similar times
 
 
@@ -206,11 +205,14 @@ class PackLimits:
         Maximum number of cells in a pack. None: chosen by the time that cells take.
     stack_bytes
         Memory that a stack may use. None: no limit.
+    stack_cells
+        Maximum number of cells in a stack, if `cells` is None.
     """
 
     workers: int
     cells: int | None = None
     stack_bytes: int | None = None
+    stack_cells: int = MAX_ON_CPU
 
 
 def make_packs(
@@ -240,11 +242,9 @@ def make_packs(
     packs: list[Pack] = []
     for key, cells in groups.items():
         if engines[key] == "stacked":
-            fit = MAX_STACKED_CELLS
+            size = stack_size(len(cells), limits.workers, limits.cells, limits.stack_cells)
             if limits.stack_bytes is not None:
-                fit = limits.stack_bytes // bytes_per_cell(cells[0])
-            per_worker = max(-(-len(cells) // limits.workers), 2)  # a stack for each worker
-            size = min(limits.cells or MAX_STACKED_CELLS, fit, per_worker)
+                size = min(size, limits.stack_bytes // bytes_per_cell(cells[0]))
         elif limits.cells is None:
             seconds = min(max(seconds_per_pack, MIN_PACK_SECONDS), MAX_PACK_SECONDS)
             size = min(MAX_SERIAL_CELLS, int(seconds / cell_seconds[key]))

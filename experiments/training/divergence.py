@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
+from experiments.optim import update
 from experiments.training.loader import Batch
 from experiments.training.step import NetworkState, Params, StepConfig, loss_and_gradients
 from fanin.probes.trace import forward_hooks, leaf_modules
@@ -81,7 +82,7 @@ def diagnose(config: StepConfig, state: NetworkState, batch: Batch) -> Divergenc
     fault = forward_fault(config, params, batch)
     if fault is None:
         _, gradients = loss_and_gradients(config, params, x, y, masks)
-        updated, _ = config.optim.update(params, gradients, state["optimizer"], lr)
+        updated, _ = update(config.optim, params, gradients, state["optimizer"], lr)
         backward = [(f"grad of {name}", g) for name, g in reversed(gradients.items())]
         fault = _first_nonfinite([*backward, *updated.items()])
     return Divergence(int(state["failed_at"]), *(fault or ("unknown", "not reproduced")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,17 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from experiments.data import Dataset
+from experiments.optim import UPDATES_IN_FLOAT32
 from experiments.scaling import FittedScaling
 from experiments.schema import Cell
 from experiments.torch_optim import TorchOptimizer
 from experiments.training.checkpoint import Checkpointer, TrainState
 from experiments.training.cpu_performance import keep_freed_memory, swap_relu_maxpool
-from experiments.training.loader import BatchLoader, StackedBatchLoader
+from experiments.training.cuda_graph import Capture, GraphedFunction, capture_cuda, copy_tree
+from experiments.training.in_place import InPlaceNetwork, can_be_copied
+from experiments.training.loader import BatchInputs, BatchLoader, StackedBatchLoader, to_device
 from experiments.training.stack_size import stack_padding
+from experiments.training.stacked_conv import ConvMethod, with_stacked_convs
 from experiments.training.step import (
     NetworkState,
     Params,
@@ -73,7 +77,7 @@ class Engine(Protocol):
         """Return for each network the step at which it diverged, or `ALIVE`."""
 
     def state(self, slot: int) -> NetworkState:
-        """Return the state of one network."""
+        """Return the state of one network, which the next step may change."""
 
     def keep(self, slots: Sequence[int]) -> None:
         """Keep only the networks of these slots, and renumber them in this order."""
@@ -86,36 +90,76 @@ class SerialEngine:
         (spec,) = specs
         keep_freed_memory()
         self.loaders = [_loader(spec)]
-        self._step = make_step(_with_swapped_layers(spec.step), by_autograd)
-        self._state = _first_state(spec)
+        config, state = _with_swapped_layers(spec.step), _first_state(spec)
+        (loader,) = self.loaders
+        in_place = loader.device.type == "cpu" and can_be_copied(config.model)
+        self._network: InPlaceNetwork | _Network = (InPlaceNetwork if in_place else _Network)(
+            config, state, loader
+        )
 
     def step(self, number: int) -> Tensor:
         """Take one step; return the loss in a tensor of shape [1]."""
-        (loader,) = self.loaders
-        with loader.seeded(number):
-            self._state, loss = self._step(self._state, *loader.at(number))
-        return loss.unsqueeze(0)
+        return self._network.step(number).unsqueeze(0)
 
     def failed_at(self) -> Tensor:
         """Return the step at which the network diverged, or `ALIVE`, in a tensor of shape [1]."""
-        failed: Tensor = self._state["failed_at"]
-        return failed.unsqueeze(0)
+        return self._network.failed_at().unsqueeze(0)
 
     def state(self, slot: int) -> NetworkState:
         """Return the network's state."""
-        return self._state
+        return self._network.state()
 
     def keep(self, slots: Sequence[int]) -> None:
         """Do nothing: there is only one network."""
 
 
+class _Network:
+    """A network whose step never reads values from its device, or that can't be copied."""
+
+    def __init__(self, config: StepConfig, state: NetworkState, loader: BatchLoader) -> None:
+        self._step = make_step(config, by_autograd)
+        self._state = state
+        self._loader = loader
+
+    def step(self, number: int) -> Tensor:
+        """Take one step; return the loss."""
+        with self._loader.seeded(number):
+            self._state, loss = self._step(self._state, *self._loader.at(number))
+        return loss
+
+    def state(self) -> NetworkState:
+        """Return the state."""
+        return self._state
+
+    def failed_at(self) -> Tensor:
+        """Return the step at which the network diverged, or `ALIVE`."""
+        failed: Tensor = self._state["failed_at"]
+        return failed
+
+
 class StackedEngine:
     """Engine of a stack of networks of one architecture.
 
-    The specs may differ only in weights, data order, scaling and numeric options of the optimizers.
+    All tensors of a step keep their places in memory, so that a GPU can repeat it as a CUDA graph
+    (`training/cuda_graph.py`). The host then only copies the numbers of the images, the learning
+    rates and the dropout masks, and never waits.
+
+    Parameters
+    ----------
+    specs
+        They may differ only in weights, data order, scaling and numeric options of the optimizers.
+    conv
+        Form of the convolutions (`training/stacked_conv.py`).
+    capture
+        Captures the step as a graph; None never does. By default a GPU captures, a CPU does not.
     """
 
-    def __init__(self, specs: Sequence[TrainSpec]) -> None:
+    def __init__(
+        self,
+        specs: Sequence[TrainSpec],
+        conv: ConvMethod = "auto",
+        capture: Capture | Literal["auto"] | None = "auto",
+    ) -> None:
         keep_freed_memory()
         self.loaders = [_loader(spec) for spec in specs]
         first = self.loaders[0]
@@ -124,33 +168,85 @@ class StackedEngine:
         states = [_first_state(spec) for spec in specs]
         self._state = tree_map(lambda *ts: torch.stack(ts), *[states[slot] for slot in padded])
         self._numbers = varying_numbers([specs[slot].step.optim for slot in padded], first.device)
+        config = specs[0].step
+        model = with_stacked_convs(config.model, first.device, conv)
+        self._step = stacked_step(replace(config, model=model))
+        on_gpu = first.device.type == "cuda"
+        self._capture = (capture_cuda if on_gpu else None) if capture == "auto" else capture
+        self._start(padded)
+
+    def _start(self, padded: Sequence[int]) -> None:
+        """Prepare steps for a stack of the networks in these slots."""
+        self._n_started = len(self.loaders)
+        self._places = list(range(self._n_started))  # of the networks in the stack
+        self._index: Tensor | None = None  # the places, on the device
         self._batches = StackedBatchLoader([self.loaders[slot] for slot in padded])
-        self._step = stacked_step(specs[0].step)
+        self._inputs: BatchInputs | None = None
+        self._losses: Tensor | None = None
+        self._run = GraphedFunction(self._advance, self._capture)
 
     def step(self, number: int) -> Tensor:
         """Take one step; return one loss per network."""
-        batch = self._batches.at(number)
-        self._state, losses = self._step(self._state, *batch, self._numbers)
-        return losses[: len(self.loaders)]
+        inputs = self._batches.inputs(number)
+        if self._capture is None:
+            self._inputs = inputs
+        elif self._inputs is None:
+            self._inputs = tree_map(torch.clone, inputs)
+        else:
+            tree_map(lambda old, new: old.copy_(new, non_blocking=True), self._inputs, inputs)
+        self._run()
+        assert self._losses is not None
+        return self._of_networks(self._losses)
 
     def failed_at(self) -> Tensor:
         """Return for each network the step at which it diverged, or `ALIVE`."""
         failed: Tensor = self._state["failed_at"]
-        return failed[: len(self.loaders)]
+        return self._of_networks(failed)
 
     def state(self, slot: int) -> NetworkState:
         """Return the state of one network as views of the stack's tensors."""
-        state: NetworkState = tree_map(lambda tensor: tensor[slot], self._state)
+        place = self._places[slot]
+        state: NetworkState = tree_map(lambda tensor: tensor[place], self._state)
         return state
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Keep only the networks of these slots, and renumber them in this order."""
-        padded = self._padding.pad(slots)
-        chosen = torch.tensor(padded, device=self.loaders[0].device)
+        """Keep only the networks of these slots, and renumber them in this order.
+
+        The others stay in a captured stack, without being updated, until half of it has diverged:
+        a smaller stack must be captured again.
+        """
+        self._places = [self._places[slot] for slot in slots]
+        self.loaders = [self.loaders[slot] for slot in slots]
+        self._index = None
+        if self._capture is not None and 2 * len(slots) > self._n_started:
+            return
+        padded = self._padding.pad(range(len(slots)))
+        chosen = torch.tensor([self._places[slot] for slot in padded])
+        chosen = to_device(chosen, self.loaders[0].device)
         self._state = tree_map(lambda tensor: tensor[chosen], self._state)
         self._numbers = {name: numbers[chosen] for name, numbers in self._numbers.items()}
-        self._batches = StackedBatchLoader([self.loaders[slot] for slot in padded])
-        self.loaders = [self.loaders[slot] for slot in slots]
+        self._start(padded)
+
+    def _advance(self) -> None:
+        """Take a step with the current inputs."""
+        assert self._inputs is not None
+        state, losses = self._step(self._state, *self._batches.batch(self._inputs), self._numbers)
+        if self._capture is None:
+            self._state, self._losses = state, losses
+            return
+        if self._losses is None:
+            self._losses = torch.empty_like(losses)
+        copy_tree(self._state, state)
+        self._losses.copy_(losses)
+
+    def _of_networks(self, values: Tensor) -> Tensor:
+        """Return the values of the networks that have been kept."""
+        n_networks = len(self._places)
+        if self._places == list(range(n_networks)):
+            return values[:n_networks]
+        if self._index is None:
+            self._index = to_device(torch.tensor(self._places), values.device)
+        return values[self._index]
 
 
 def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor]]:
@@ -225,9 +321,12 @@ def why_serial(cell: Cell) -> str | None:
     """
     if cell.train.steps == 0:
         return "nothing is trained (train.steps=0)"
-    if cell.train.dtype not in ("float32", "float64"):
+    if cell.train.dtype == "float16":
+        return "train.dtype=float16 would round the learning rate differently in a stack"
+    if cell.train.dtype == "bfloat16" and not isinstance(cell.optim, UPDATES_IN_FLOAT32):
         return (
-            f"train.dtype={cell.train.dtype} would round the learning rate differently in a stack"
+            f"train.dtype=bfloat16 would round the numbers of {type(cell.optim).__name__} "
+            "differently in a stack"
         )
     if isinstance(cell.optim, TorchOptimizer):
         return f"{cell.optim.function.__name__} updates its tensors in place, as all of torch.optim"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,11 @@ from experiments.scaling import FittedScaling
 from experiments.schema import Cell
 from experiments.training.cpu_performance import memory_format
 from experiments.training.step import Params
-from fanin.models import ModuleModel, dropout_masks
+from fanin.models import ModuleModel, SeededDropout, dropout_masks
 from fanin.seeds import make_generator, seeded
+
+# Scale all images once, instead of each batch, if they are small and used several times.
+SCALED_EPOCHS, MAX_SCALED_BYTES = 2, 2**26
 
 Indices = Int[Tensor, "image"]
 
@@ -42,8 +46,17 @@ class BatchLoader:
         self.batch_size = cell.train.batch_of(len(data.train))
         self.steps_per_epoch = len(data.train) // self.batch_size
         self._model = model
+        self.has_dropout = any(isinstance(layer, SeededDropout) for layer in model.modules())
         self._memory_format = memory_format(model, cell.train.torch_dtype, self.device)
         self._order = BatchOrder(len(data.train), self.batch_size, cell.seed_data, self.device)
+        self._dtype = cell.train.torch_dtype
+        self._images, self._scaling = data.train.x, scaling.to(self.device, self._dtype)
+        self._are_scaled = (
+            self.n_steps >= SCALED_EPOCHS * self.steps_per_epoch
+            and self._images.numel() * self._dtype.itemsize <= MAX_SCALED_BYTES
+        )
+        if self._are_scaled:
+            self._images = scaled_images(self._images, scaling, self._dtype)
 
     def indices(self, step: int) -> Tensor:
         """Return the indices of the step's images."""
@@ -51,6 +64,8 @@ class BatchLoader:
 
     def masks(self, step: int) -> Params:
         """Return the step's dropout masks, drawn on the CPU."""
+        if not self.has_dropout:
+            return {}
         rng = make_generator("dropout", self.cell.seed, step)
         return dropout_masks(self._model, self.batch_size, rng, self.cell.train.torch_dtype)
 
@@ -67,11 +82,23 @@ class BatchLoader:
     def at(self, step: int) -> Batch:
         """Return the batch of one step."""
         indices = self.indices(step)
-        x = self.scaling.apply(take(self.train_set.x, indices), self.cell.train.torch_dtype)
+        x = take(self._images, indices)
+        if not self._are_scaled:
+            x = self._scaling.apply(x, self._dtype)
         masks = {name: to_device(mask, self.device) for name, mask in self.masks(step).items()}
         lr = self.cell.optim.lr * self.lr_factor(step)
         y = take(self.train_set.y, indices)
-        return Batch(x.to(memory_format=self._memory_format), y, lr, masks)
+        if self._memory_format is torch.channels_last:
+            x = x.to(memory_format=torch.channels_last)
+        return Batch(x, y, lr, masks)
+
+
+class BatchInputs(NamedTuple):
+    """Input of a stack's step from the host: image numbers, learning rates and masks."""
+
+    indices: Tensor
+    lr: Tensor
+    masks: Params
 
 
 class StackedBatchLoader:
@@ -89,22 +116,35 @@ class StackedBatchLoader:
     def __init__(self, loaders: Sequence[BatchLoader]) -> None:
         self._loaders = loaders
         self._first = first = loaders[0]
-        self._scaling = stacked_scaling([loader.scaling for loader in loaders], first.device)
+        self._dtype = first.cell.train.torch_dtype
+        scaling = stacked_scaling([loader.scaling for loader in loaders], first.device)
+        self._scaling = scaling.to(first.device, self._dtype)
         rates = [loader.cell.optim.lr for loader in loaders]
         self._lr = torch.tensor(rates, dtype=torch.float64, device=first.device)
+        seeds = [loader.cell.seed_data for loader in loaders]
+        self._order = StackedBatchOrder(len(first.train_set), first.batch_size, seeds, first.device)
 
     def at(self, step: int) -> Batch:
         """Return the batch of one step."""
+        return self.batch(self.inputs(step))
+
+    def inputs(self, step: int) -> BatchInputs:
+        """Return what `batch` needs for one step."""
         first = self._first
-        indices = torch.stack([loader.indices(step) for loader in self._loaders])
-        x = self._scaling.apply(take(first.train_set.x, indices), first.cell.train.torch_dtype)
-        cell_masks = [loader.masks(step) for loader in self._loaders]
-        masks = {
-            name: to_device(torch.stack([masks[name] for masks in cell_masks]), first.device)
-            for name in cell_masks[0]
-        }
-        y = take(first.train_set.y, indices)
-        return Batch(x, y, self._lr * first.lr_factor(step), masks)
+        masks: Params = {}
+        if first.has_dropout:
+            cell_masks = [loader.masks(step) for loader in self._loaders]
+            masks = {
+                name: to_device(torch.stack([masks[name] for masks in cell_masks]), first.device)
+                for name in cell_masks[0]
+            }
+        return BatchInputs(self._order.at(step), self._lr * first.lr_factor(step), masks)
+
+    def batch(self, inputs: BatchInputs) -> Batch:
+        """Return a batch; all work is done on the device."""
+        images = self._first.train_set
+        x = self._scaling.apply(take(images.x, inputs.indices), self._dtype)
+        return Batch(x, take(images.y, inputs.indices), inputs.lr, inputs.masks)
 
 
 class BatchOrder:
@@ -137,11 +177,53 @@ class BatchOrder:
         """Return the indices of one step; steps in ascending order are fastest."""
         epoch, position = divmod(step, self._n_images // self._batch_size)
         if epoch != self._epoch:
-            rng = make_generator("order", self._seed, epoch)
-            order = torch.randperm(self._n_images, generator=rng)
-            self._order = to_device(order, self._device)
+            self._order = to_device(self.permutation(epoch), self._device)
             self._epoch = epoch
         return self._order[position * self._batch_size : (position + 1) * self._batch_size]
+
+    def permutation(self, epoch: int) -> Indices:
+        """Return the indices of an epoch, on the CPU."""
+        rng = make_generator("order", self._seed, epoch)
+        return torch.randperm(self._n_images, generator=rng)
+
+
+class StackedBatchOrder:
+    """The image indices of each step for several cells, copied to the device once per epoch.
+
+    Parameters
+    ----------
+    n_images, batch_size, device
+        As for `BatchOrder`.
+    seeds
+        Seeds of the permutations, one per cell.
+    """
+
+    def __init__(
+        self, n_images: int, batch_size: int, seeds: Sequence[int], device: torch.device
+    ) -> None:
+        self._orders = {seed: BatchOrder(n_images, batch_size, seed) for seed in seeds}
+        self._seeds = seeds
+        self._batch_size = batch_size
+        self._steps_per_epoch = n_images // batch_size
+        self._device = device
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def at(self, step: int) -> Int[Tensor, "cell image"]:
+        """Return the indices of one step; steps in ascending order are fastest."""
+        epoch, position = divmod(step, self._steps_per_epoch)
+        if epoch != self._epoch:
+            # 32 bits, because 1,024 permutations of 50,000 images have 51 million entries.
+            rows = {s: order.permutation(epoch).int() for s, order in self._orders.items()}
+            self._order = to_device(torch.stack([rows[s] for s in self._seeds]), self._device)
+            self._epoch = epoch
+        return self._order[:, position * self._batch_size : (position + 1) * self._batch_size]
+
+
+@lru_cache(maxsize=1)
+def scaled_images(images: Tensor, scaling: FittedScaling, dtype: torch.dtype) -> Tensor:
+    """Return scaled images; cached, so that the cells of a pack share one copy."""
+    return scaling.apply(images, dtype)
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -120,7 +120,7 @@ def _train(
         if network.spec.resume is not None:
             first_step = network.spec.resume.step
             losses[:first_step, network.index] = network.spec.resume.losses
-    columns = torch.arange(len(networks), device=device)
+    columns: Tensor | slice = slice(None)  # of the running networks
     monitor, last_time = DivergenceMonitor(), time.perf_counter()
     if first_step:
         on_progress(first_step, n_steps)

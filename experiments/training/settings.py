@@ -26,7 +26,8 @@ class Train:
     batch_size
         Images per step. The images after the last whole batch of an epoch are dropped.
     dtype
-        Type of weights, activations and gradients.
+        Type of weights, activations and gradients. `tf32` is float32 with the factors of matrix
+        products and convolutions rounded to TF32, on NVIDIA GPUs only.
     evaluate_every
         Steps between evaluations on the test set for the `curves` table. 0 evaluates only at the
         end.
@@ -37,7 +38,7 @@ class Train:
     steps: NonNegativeInt | None = None
     epochs: PositiveFloat | None = 3.0
     batch_size: PositiveInt = 64
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "float64", "bfloat16", "float16", "tf32"] = "float32"
     evaluate_every: NonNegativeInt = 0
     loss_bound: Annotated[float, Field(gt=0)] = 1e12
 
@@ -54,7 +55,7 @@ class Train:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype as a torch.dtype."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
+        dtype: torch.dtype = getattr(torch, "float32" if self.dtype == "tf32" else self.dtype)
         return dtype
 
     def batch_of(self, n_images: int) -> int:

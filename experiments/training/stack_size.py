@@ -123,3 +123,34 @@ def layer_outputs(cell: Cell, batch_size: int) -> list[tuple[nn.Module, tuple[in
         with forward_hooks(leaf_modules(model), record):
             model(torch.empty(batch_size, *cell.data.shape, dtype=cell.train.torch_dtype))
     return outputs
+
+
+# --- number of networks -----------------------------------------------------------------------
+
+MAX_ON_CPU, MAX_ON_GPU = 64, 1024  # more networks make no stack faster
+
+
+def max_stacked_cells(device: str) -> int:
+    """Return the maximum size of a stack on a device (`auto`: a GPU, if there is one)."""
+    on_gpu = torch.cuda.is_available() if device == "auto" else device != "cpu"
+    return MAX_ON_GPU if on_gpu else MAX_ON_CPU
+
+
+def stack_size(n_cells: int, n_workers: int, pack_cells: int | None, limit: int) -> int:
+    """Return the size of stacks of similar cells: an equal share for each worker.
+
+    Parameters
+    ----------
+    n_cells, n_workers
+        Numbers of cells and of workers that share them.
+    pack_cells
+        Maximum size that the user has set. None: `limit`.
+    limit
+        Result of `max_stacked_cells`.
+
+    Examples
+    --------
+    >>> stack_size(20, n_workers=2, pack_cells=None, limit=64)
+    10
+    """
+    return min(pack_cells or limit, max(-(-n_cells // n_workers), 2))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from experiments.clip import Clip
-from experiments.optim import Optimizer
+from experiments.optim import Optimizer, update
 from fanin.losses import Objective
 
 Params = dict[str, Tensor]
@@ -98,7 +98,7 @@ def make_step(config: StepConfig, differentiate: Differentiate = by_autograd) ->
     ) -> tuple[NetworkState, Tensor]:
         params = state["params"]
         loss, gradients = loss_and_gradients(config, params, x, y, masks, differentiate)
-        updated, optimizer = config.optim.update(params, gradients, state["optimizer"], lr)
+        updated, optimizer = update(config.optim, params, gradients, state["optimizer"], lr)
         ok = _all_finite(updated) & loss.isfinite() & (loss <= config.loss_bound)
         alive = ok & (state["failed_at"] == ALIVE)
         newly_failed = ~ok & (state["failed_at"] == ALIVE)

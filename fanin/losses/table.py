@@ -89,7 +89,16 @@ def cross_entropy(
     logits: Float[Tensor, "batch output"], label: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     """Return log sum exp(z) - z[label], which is finite for finite logits."""
-    return torch.logsumexp(logits, dim=-1) - _at_label(logits, label)
+    if logits.device.type != "cuda":
+        return F.cross_entropy(logits, label, reduction="none")
+    # On a GPU the gradient of an indexing operation is not deterministic, or waits for the device.
+    return torch.logsumexp(logits, dim=-1) - _selected(logits, label)
+
+
+def _selected(logits: Tensor, label: Tensor) -> Tensor:
+    """Return z[label] as a sum over all classes."""
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    return torch.where(label.unsqueeze(-1) == classes, logits, 0.0).sum(-1)
 
 
 def naive_cross_entropy(

@@ -12,11 +12,13 @@ import torch
 
 from analysis import load
 from experiments.config.catalog import config_loader
+from experiments.sweep import engines as engines_module
 from experiments.sweep.cli import run_command
 from experiments.sweep.engines import choose_by_rule, run_trial, time_engines
 from experiments.sweep.runners.inline import InlineRunner
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell, PlannedCell, group_cells
+from experiments.training.engines import SerialEngine
 from experiments.training.loader import StackedBatchLoader
 from fanin.errors import FaninError
 
@@ -48,17 +50,17 @@ def by_model(groups: dict[str, list[PackedCell]], engines: dict[str, str]) -> di
 
 
 def test_requested_engine_is_used_where_possible(cells_of):
-    cells = cells_of(*TINY, "train.dtype=float32,bfloat16", "seed=0,1")
+    cells = cells_of(*TINY, "train.dtype=float32,float16", "seed=0,1")
     groups = groups_of(cells)
     assert set(choose_by_rule(groups, "serial", {}).chosen.values()) == {"serial"}
     stacked = choose_by_rule(groups, "stacked", {})
     engines = {
         groups[key][0].config["train"]["dtype"]: engine for key, engine in stacked.chosen.items()
     }
-    assert engines == {"float32": "stacked", "bfloat16": "serial"}
+    assert engines == {"float32": "stacked", "float16": "serial"}
     ((key, reason),) = stacked.reasons.items()
-    assert groups[key][0].config["train"]["dtype"] == "bfloat16"
-    assert "train.dtype=bfloat16" in reason
+    assert groups[key][0].config["train"]["dtype"] == "float16"
+    assert "train.dtype=float16" in reason
 
 
 def test_auto_keeps_recorded_engines_and_times_others(cells_of):
@@ -82,8 +84,27 @@ def test_timing_chooses_the_faster_engine(cells_of):
     ((key, (serial, stacked)),) = engines.timings.items()
     assert serial > 0
     assert stacked > 0
-    assert engines.chosen[key] == ("stacked" if stacked < 0.9 * serial else "serial")
+    assert engines.chosen[key] == ("stacked" if stacked < serial else "serial")
     assert engines.untimed == ()
+
+
+def test_the_time_of_a_large_stack_is_extrapolated(cells_of, monkeypatch):
+    """A stack of n cells takes 8 + n seconds per step here, and a single cell 1.4."""
+
+    class FixedTimer:
+        def __init__(self, engine, *_):
+            n = len(engine.loaders)
+            self.seconds_per_step = 1.4 if isinstance(engine, SerialEngine) else 8.0 + n
+
+        def time_round(self):
+            pass
+
+    monkeypatch.setattr(engines_module, "_StepTimer", FixedTimer)
+    configs = [cell.config for cell in cells_of(*TINY, "seed=range(16)")]
+    assert run_trial(configs, "cpu").stacked == pytest.approx(24 / 16)
+    large = run_trial(configs, "cpu", n_cells=64)
+    assert large.stacked == pytest.approx(72 / 64)
+    assert (run_trial(configs, "cpu").faster, large.faster) == ("serial", "stacked")
 
 
 def test_cells_that_fail_to_build_run_serially(cells_of, monkeypatch, tmp_path):
@@ -187,14 +208,14 @@ def test_trial_reports_batch_invariance(cells_of) -> None:
 
 def test_stack_without_batch_invariance_is_not_used(cells_of, monkeypatch) -> None:
     """Add a dependence on the position, because this machine has none."""
-    original = StackedBatchLoader.at
+    original = StackedBatchLoader.batch
 
-    def add_position(loader, step):
-        inputs = original(loader, step)
-        position = torch.arange(len(inputs.x)).reshape(-1, 1, 1, 1, 1)
-        return inputs._replace(x=inputs.x * (1 + 1e-6 * position))
+    def add_position(loader, inputs):
+        batch = original(loader, inputs)
+        position = torch.arange(len(batch.x)).reshape(-1, 1, 1, 1, 1)
+        return batch._replace(x=batch.x * (1 + 1e-6 * position))
 
-    monkeypatch.setattr(StackedBatchLoader, "at", add_position)
+    monkeypatch.setattr(StackedBatchLoader, "batch", add_position)
     groups = groups_of(cells_of(*TINY, "seed=range(3)"))
     engines = time_engines(choose_by_rule(groups, "auto", {}), groups, InlineRunner(), "cpu")
     assert list(engines.chosen.values()) == ["serial"]

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from experiments.sweep.plan import (
     MAX_PACK_SECONDS,
     MAX_SERIAL_CELLS,
-    MAX_STACKED_CELLS,
     PACKS_PER_WORKER,
     PackLimits,
     make_packs,
 )
 from experiments.sweep.types import Pack, PackedCell
+from experiments.training.stack_size import MAX_ON_CPU
 
 
 def groups_of(sizes: dict[str, int]) -> dict[str, list[PackedCell]]:
@@ -40,7 +40,7 @@ def test_every_cell_is_in_one_pack_of_its_group(sizes, seconds, workers, engine)
     ids = [cell.cell_id for pack in packs for cell in pack.cells]
     assert sorted(ids) == sorted(c.cell_id for cells in groups_of(sizes).values() for c in cells)
     assert all(len({cell.cell_id[0] for cell in pack.cells}) == 1 for pack in packs)
-    max_cells = MAX_SERIAL_CELLS if engine == "serial" else MAX_STACKED_CELLS
+    max_cells = MAX_SERIAL_CELLS if engine == "serial" else MAX_ON_CPU
     assert all(1 <= len(pack.cells) <= max_cells for pack in packs)
 
 
@@ -69,7 +69,7 @@ def test_stack_size_follows_memory_and_workers():
         packs = packs_of({"a": size}, {"a": 1.0}, PackLimits(**limits), "stacked")
         return max(len(pack.cells) for pack in packs)
 
-    assert largest(1000, workers=2) == MAX_STACKED_CELLS
+    assert largest(1000, workers=2) == MAX_ON_CPU
     assert largest(1000, workers=2, stack_bytes=10_500) == 10
     assert largest(1000, workers=2, stack_bytes=10) == 1  # a stack has at least one cell
     assert largest(40, workers=4) == 10

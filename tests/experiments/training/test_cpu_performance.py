@@ -26,7 +26,7 @@ CHANNELS_LAST = "model=two_layer data.channels=3"
         (CHANNELS_LAST, torch.channels_last),
         (f"{CHANNELS_LAST} train.dtype=bfloat16", torch.channels_last),
         (f"{CHANNELS_LAST} train.dtype=float64", torch.contiguous_format),
-        (f"{CHANNELS_LAST} model.pool=false", torch.contiguous_format),
+        (f"{CHANNELS_LAST} model.pool=false", torch.channels_last),
         ("model=mlp data.channels=3", torch.contiguous_format),
     ],
 )

@@ -56,7 +56,6 @@ class MaybeMomentum(Sgd):
     [
         (["train.steps=0"], "nothing is trained"),
         (["train.dtype=float16"], "train.dtype=float16"),
-        (["train.dtype=bfloat16"], "train.dtype=bfloat16"),
     ],
 )
 def test_the_reason_names_an_unsupported_setting(cell_config, overrides, reason):
