@@ -10,6 +10,8 @@ from benchmarks.section import SectionModule
 SECTIONS = {
     "training": "a training step of every model, against a plain PyTorch loop and the machine",
     "engines": "serial against stacked training, by model, width and number of cells",
+    "probing": "measuring the layers as a share of training, at the default settings",
+    "certificate": "time and memory of `certify`, against drawing networks",
     "overhead": "start-up, planning, launch, store, load, status and report of 10 to 100,000 cells",
     "sweep": "whole sweeps on MNIST against Hydra (basic, joblib), submitit and a process pool",
 }
