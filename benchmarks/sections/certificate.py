@@ -38,10 +38,10 @@ class Network:
     theory: str = FINITE_WIDTH
 
 
-BASE = Network()
+BASE, TINY = Network(), Network(depth=2, width=4, side=4)
 # One property is varied at a time: values, then rounds, and draws to estimate the variation.
 SIZES: dict[Mode, tuple[dict[str, tuple[Any, ...]], int, int]] = {
-    "tiny": ({"side": (4,)}, 1, 2),
+    "tiny": ({}, 1, 2),
     "quick": ({"depth": (3, 6), "theory": ("he", "mean_field", "field")}, 2, 100),
     "full": (
         {
@@ -62,10 +62,11 @@ def check(settings: Settings) -> None:
 
 def networks(mode: Mode) -> list[Network]:
     """Return the networks of a mode, each once."""
+    if mode == "tiny":
+        return [TINY]
     varied = SIZES[mode][0]
     found = [replace(BASE, **{key: value}) for key, values in varied.items() for value in values]
-    base = [] if mode == "tiny" else [BASE]
-    return list(dict.fromkeys([*base, *found]))
+    return list(dict.fromkeys([BASE, *found]))
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -94,7 +95,7 @@ def measure(settings: Settings, network: Network, rounds: int, draws: int) -> Re
         errors.append(error)
         return float(seconds)
 
-    call(FANIN, certify_once, replace(network, depth=2, side=4), 0)  # warm up
+    call(FANIN, certify_once, replace(TINY, theory=network.theory), 0)  # warm up
     variation = call(DRAWN, variation_between_draws, replace(network, theory=""), draws)
     actions = {"certify": certified, "draw": lambda: float(call(DRAWN, draw_once, network))}
     times = interleave(actions, rounds, budget=20)
@@ -113,7 +114,13 @@ def certify_once(network: Network, seed: int) -> tuple[float, float, float]:
     before = _reset_peak_memory()
     started = time.perf_counter()
     certificate = certify(
-        model, images, init="he_normal", theories=(network.theory,), seed=seed, quiet=True
+        model,
+        images,
+        init="he_normal",
+        theories=(network.theory,),
+        seed=seed,
+        joint=False,  # the default depends on the size of the images
+        quiet=True,
     )
     seconds = time.perf_counter() - started
     rows = certificate.frame.query("image == -1 and quantity == 'preact_m2'")
@@ -214,9 +221,9 @@ def tables(records: Sequence[Record]) -> list[Table]:
             tuple(rows),
             (
                 f"Model `plain` with ReLU and He's init, {N_IMAGES} images of one channel, each "
-                "theory alone. *memory*: growth of the process during the call. *standard error*: "
-                "that of certify's own sampling for E[y²] (mean over images, largest over layers), "
-                f"at least {SMALLEST_SE:.0%}. *draws needed*: the number of drawn networks whose "
+                "theory alone, `joint=False`. *memory*: growth of the process during the call. "
+                "*standard error*: that of certify's own sampling for E[y²] (mean over images, "
+                f"largest over layers), at least {SMALLEST_SE:.0%}. *draws needed*: the number of drawn networks whose "
                 "mean E[y²] has this standard error in every layer. *one draw*: initialize, "
                 "forward, backward, float32 (`benchmarks/baselines/draw_networks.py`). The drawn "
                 "networks also need more draws for the spread between draws, which `finite_width` "
