@@ -40,8 +40,9 @@ GENERATED = "<!-- Written by `python -m benchmarks --page` from benchmarks/resul
 METHOD = """\
 Every comparison is a ratio of two times from one run: the competitors run in turn, in several
 rounds (*n*), and each round gives a ratio. Tables show the median, and the smallest and largest
-ratio in parentheses. Each process has one thread, unless stated otherwise. Measure on your own,
-idle machine, in under 3 or 25 minutes:
+ratio in parentheses. Times of training, probing and certificates are CPU times of processes with
+one thread; those of whole commands are elapsed times. Measure on your own, idle machine, in under
+3 or 25 minutes:
 
     python -m benchmarks --quick
     python -m benchmarks --full --write     # also updates this page"""
@@ -71,13 +72,9 @@ def write_pages(folder: Path, docs: Path = DOCS) -> list[Path]:
 
 def short_page(results: Mapping[str, Result]) -> str:
     """Return docs/performance.md: the answers, then a small table and a plot for each section."""
-    answers = [
-        f"- {load_section(name).answer(result.records)}"
-        for name, result in results.items()
-        if name in SECTIONS
-    ]
+    answers = [f"- {load_section(name).answer(result.records)}" for name, result in results.items()]
     parts = [f"{GENERATED}\n\n# Performance", "\n".join(answers)]
-    if warning := preliminary({n: r for n, r in results.items() if n in SECTIONS}):
+    if warning := preliminary({n: r for n, r in results.items() if n in CAPTIONS}):
         parts.append(warning)
     parts += [METHOD, "[All measurements](appendix/performance.md): tables, methods, versions."]
     for name, result in results.items():
@@ -106,9 +103,11 @@ def long_page(results: Mapping[str, Result]) -> str:
 def source(result: Result) -> str:
     """Return the sentence that names command, day, machine and versions."""
     before, after = result.load
+    load = f"{before:.1f}" if after is None else f"{before:.1f} to {after:.1f}"
+    duration = "" if result.seconds is None else f" in {result.seconds:.0f} s"
     return (
-        f"Measured by `{result.command}` in {result.seconds:.0f} s, {result.date}: "
-        f"{result.machine}, load {before:.1f} to {after:.1f};\n{result.versions}."
+        f"Measured by `{result.command}`{duration}, {result.date}: {result.machine}, load {load};\n"
+        f"{result.versions}."
     )
 
 

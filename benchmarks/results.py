@@ -29,9 +29,9 @@ class Result:
     date, machine, versions
         Day, and descriptions of the machine and of the libraries.
     load
-        Load average of the machine over one minute, before and after.
+        Load average of the machine over one minute, before and (None: unknown) after.
     seconds
-        Duration of the section.
+        Duration of the section; None if it is unknown.
     records
         One record per case.
     """
@@ -42,8 +42,8 @@ class Result:
     date: str
     machine: str
     versions: str
-    load: tuple[float, float]
-    seconds: float
+    load: tuple[float, float | None]
+    seconds: float | None
     records: list[dict[str, Any]]
 
     def save(self, folder: Path) -> Path:

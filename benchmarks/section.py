@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 
 from benchmarks.page import Table
-from experiments.sweep.worker.limits import prepare_torch
+from experiments.sweep.worker.limits import die_with_parent, prepare_torch
 
 Mode = Literal["tiny", "quick", "full"]
 Record = dict[str, Any]
@@ -56,14 +57,14 @@ class Workers:
         The process `fanin` has the settings of fanin's workers, the others torch's defaults.
         """
         if name not in self._pools:
-            start = prepare_torch if name == "fanin" else use_one_thread
+            start = start_worker if name == "fanin" else start_plain_process
             pool = ProcessPoolExecutor(1, get_context("spawn"), start)
             self._pools[name] = self._stack.enter_context(pool)
         return self._pools[name].submit(function, *arguments).result()
 
     def call_once(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function in a new process with the settings of fanin's workers."""
-        with ProcessPoolExecutor(1, get_context("spawn"), prepare_torch) as pool:
+        with ProcessPoolExecutor(1, get_context("spawn"), start_worker) as pool:
             return pool.submit(function, *arguments).result()
 
 
@@ -114,9 +115,21 @@ class SectionModule(Protocol):
         """Draw the plot of docs/performance.md."""
 
 
-def use_one_thread() -> None:
-    """Use one thread, as fanin's workers do."""
+def start_worker() -> None:
+    """Set up a process with the settings of fanin's workers."""
+    _end_with_parent()
+    prepare_torch()
+
+
+def start_plain_process() -> None:
+    """Set up a process with torch's default settings, but one thread."""
+    _end_with_parent()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        die_with_parent()
 
 
 def by(records: Sequence[Record], **values: Any) -> list[Record]:

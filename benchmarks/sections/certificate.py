@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ FANIN, DRAWN = "fanin", "plain"  # processes
 FINITE_WIDTH = "finite_width"
 N_IMAGES = 2
 DRAWS_PER_ROUND = 10
+BUDGET = 20  # seconds after which no other round starts
 SMALLEST_SE = 0.01  # relative standard error to reach by drawing, if certify's is smaller
 MEMORY = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -38,11 +40,12 @@ class Network:
     theory: str = FINITE_WIDTH
 
 
-BASE, TINY = Network(), Network(depth=2, width=4, side=4)
+BASE, TINY = Network(), Network(depth=2, side=4)
+SEEDS = count(1)  # in the measuring process, because certify caches its results by seed
 # One property is varied at a time: values, then rounds, and draws to estimate the variation.
 SIZES: dict[Mode, tuple[dict[str, tuple[Any, ...]], int, int]] = {
     "tiny": ({}, 1, 2),
-    "quick": ({"depth": (3, 6), "theory": ("he", "mean_field", "field")}, 2, 100),
+    "quick": ({"depth": (3, 6), "theory": ("he", "mean_field", "field")}, 1, 100),
     "full": (
         {
             "depth": (3, 6, 12, 24),
@@ -75,30 +78,37 @@ def cases(settings: Settings) -> list[Case]:
     return [
         Case(
             ", ".join(f"{key} {value}" for key, value in asdict(network).items()),
-            1 + rounds * (0.3 if network.theory != FINITE_WIDTH else 0.3 * network.depth),
+            1.5 + min(rounds * expected_seconds(network), BUDGET + expected_seconds(network)),
             partial(measure, settings, network, rounds, draws),
         )
         for network in networks(settings.mode)
     ]
 
 
+def expected_seconds(network: Network) -> float:
+    """Return the expected seconds of `certify`."""
+    positions = network.depth * network.side**2
+    if network.theory == FINITE_WIDTH:
+        return N_IMAGES * network.depth * (0.02 + 1.2e-4 * positions)
+    return 1e-3 * positions if network.theory == "field" else 0.1
+
+
 def measure(settings: Settings, network: Network, rounds: int, draws: int) -> Record:
     """Measure `certify` and drawn networks in turn, each in a process of its own."""
     call = settings.workers.call
-    seeds = iter(range(1, 1000))  # certify caches its results by seed
     memory: list[float] = []
     errors: list[float] = []
 
     def certified() -> float:
-        seconds, megabytes, error = call(FANIN, certify_once, network, next(seeds))
+        seconds, megabytes, error = call(FANIN, certify_once, network)
         memory.append(megabytes)
         errors.append(error)
         return float(seconds)
 
-    call(FANIN, certify_once, replace(TINY, theory=network.theory), 0)  # warm up
+    call(FANIN, certify_once, replace(TINY, theory=network.theory))  # warm up
     variation = call(DRAWN, variation_between_draws, replace(network, theory=""), draws)
     actions = {"certify": certified, "draw": lambda: float(call(DRAWN, draw_once, network))}
-    times = interleave(actions, rounds, budget=20)
+    times = interleave(actions, rounds, budget=BUDGET)
     return {
         **asdict(network),
         "seconds": times,  # of certify, and of one drawn network
@@ -108,27 +118,27 @@ def measure(settings: Settings, network: Network, rounds: int, draws: int) -> Re
     }
 
 
-def certify_once(network: Network, seed: int) -> tuple[float, float, float]:
-    """Return certify's seconds, its peak memory in MB, and its largest relative standard error."""
+def certify_once(network: Network) -> tuple[float, float, float]:
+    """Return certify's CPU seconds, its peak memory in MB, and its relative standard error."""
     model, images = build(network)
     before = _reset_peak_memory()
-    started = time.perf_counter()
+    started = time.process_time()
     certificate = certify(
         model,
         images,
         init="he_normal",
         theories=(network.theory,),
-        seed=seed,
+        seed=next(SEEDS),
         joint=False,  # the default depends on the size of the images
         quiet=True,
     )
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     rows = certificate.frame.query("image == -1 and quantity == 'preact_m2'")
     return seconds, _peak_memory() - before, float((rows.sampling_se / rows.value).max())
 
 
 def draw_once(network: Network) -> float:
-    """Return the seconds of one drawn network."""
+    """Return the CPU seconds of one drawn network."""
     return draw_moments(*build(network), DRAWS_PER_ROUND)[1] / DRAWS_PER_ROUND
 
 
@@ -223,12 +233,12 @@ def tables(records: Sequence[Record]) -> list[Table]:
                 f"Model `plain` with ReLU and He's init, {N_IMAGES} images of one channel, each "
                 "theory alone, `joint=False`. *memory*: growth of the process during the call. "
                 "*standard error*: that of certify's own sampling for E[y²] (mean over images, "
-                f"largest over layers), at least {SMALLEST_SE:.0%}. *draws needed*: the number of drawn networks whose "
-                "mean E[y²] has this standard error in every layer. *one draw*: initialize, "
-                "forward, backward, float32 (`benchmarks/baselines/draw_networks.py`). The drawn "
-                "networks also need more draws for the spread between draws, which `finite_width` "
-                "predicts. The systematic error of a theory is not part of this comparison "
-                "([accuracy](../theory.md#accuracy)).",
+                f"largest over layers), at least {SMALLEST_SE:.0%}. *draws needed*: the number of "
+                "drawn networks whose mean E[y²] has this standard error in every layer. *one "
+                "draw*: initialize, forward, backward, float32 "
+                "(`benchmarks/baselines/draw_networks.py`). The spread between draws, which "
+                "`finite_width` also predicts, would need more draws. The systematic error of a "
+                "theory is not part of this comparison ([accuracy](../theory.md#accuracy)).",
             ),
         )
     ]

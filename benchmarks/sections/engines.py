@@ -27,11 +27,11 @@ MODELS = {
 SMALL_MODELS = ("linear", "mlp, width 128", "two_layer, 4 channels", "two_layer, 16 channels")
 BATCH_SIZE = 32
 MAX_SERIAL = 4  # cells that are trained one by one; others take as long
-# Models, numbers of cells, rounds, and seconds of one engine in one round.
+# Models, numbers of cells, rounds, and CPU seconds of one engine in one round.
 SIZES: dict[Mode, tuple[tuple[str, ...], tuple[int, ...], int, float]] = {
     "tiny": (("linear",), (2,), 1, 0.0),
-    "quick": (SMALL_MODELS, (2, 16), 2, 0.3),
-    "full": (tuple(MODELS), (2, 8, 32), 5, 0.5),
+    "quick": (SMALL_MODELS, (2, 16), 2, 0.2),
+    "full": (tuple(MODELS), (2, 8, 32), 5, 0.2),
 }
 MIN_STEPS, MAX_STEPS = 4, 200
 
@@ -46,7 +46,7 @@ def cases(settings: Settings) -> list[Case]:
     return [
         Case(
             f"{name}, {cells} cells",
-            1 + 2.5 * repeats * seconds,
+            0.7 + 2.5 * repeats * seconds,
             partial(measure, settings, name, cells, repeats, seconds),
         )
         for name in names
@@ -86,21 +86,21 @@ def measure(settings: Settings, name: str, cells: int, repeats: int, seconds: fl
 
 
 def serial_seconds(overrides: tuple[str, ...], cells: int) -> float:
-    """Train cells one by one; return the mean seconds of a cell."""
+    """Train cells one by one; return the mean CPU seconds of a cell."""
     chosen = specs(overrides, min(cells, MAX_SERIAL))
-    started = time.perf_counter()
+    started = time.process_time()
     for spec in chosen:
         train(spec, lambda done, total: None)
-    return (time.perf_counter() - started) / len(chosen)
+    return (time.process_time() - started) / len(chosen)
 
 
 def stacked_seconds(overrides: tuple[str, ...], cells: int) -> float:
-    """Train cells as one stack; return the seconds divided by the number of cells."""
+    """Train cells as one stack; return the CPU seconds divided by the number of cells."""
     chosen = specs(overrides, cells)
-    started = time.perf_counter()
+    started = time.process_time()
     n_results = len(list(train_stacked(chosen, lambda done, total: None)))
     assert n_results == cells
-    return (time.perf_counter() - started) / cells
+    return (time.process_time() - started) / cells
 
 
 # --- results ----------------------------------------------------------------------------------
@@ -185,6 +185,8 @@ def draw(records: Sequence[Record], axes: Any) -> None:
         )
     counts = sorted({record["cells"] for record in records})
     axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(counts, [str(n) for n in counts])
     axes.axhline(1, color="black", linewidth=1, linestyle=":")
     axes.set_xlabel("cells in the stack")

@@ -38,17 +38,17 @@ START_ROUNDS: dict[Mode, int] = {"tiny": 1, "quick": 2, "full": 5}
 SIZES: dict[Mode, dict[int, int]] = {
     "tiny": {10: 1},
     "quick": {10: 1, 1000: 1},
-    "full": {10: 3, 100: 1, 1000: 3, 10_000: 1, 100_000: 1},
+    "full": {10: 1, 100: 1, 1000: 3, 10_000: 1, 100_000: 1},
 }
 HYDRA_SIZES: dict[Mode, dict[int, int]] = {
     "tiny": {},
     "quick": {10: 1},
-    "full": {10: 1, 100: 1},
+    "full": {10: 1, 50: 1},
 }
 LAYER_SIZES: dict[Mode, dict[int, int]] = {
     "tiny": {10: 1},
-    "quick": {100: 1},
-    "full": {1000: 3, 10_000: 3},
+    "quick": {},
+    "full": {1000: 1, 10_000: 3},
 }
 POLL = 0.01  # seconds between two looks for the first cell
 
@@ -61,11 +61,11 @@ def cases(settings: Settings) -> list[Case]:
     """Return the start-up, then the operations by number of cells, then those with layers."""
     mode, folder, workers = settings.mode, settings.folder, settings.workers
     measure: Callable[[], Record]
-    chosen = [Case("start-up", 8.0 * START_ROUNDS[mode], partial(start_up, mode, folder))]
+    chosen = [Case("start-up", 6.0 * START_ROUNDS[mode], partial(start_up, mode, folder))]
     for cells, rounds in SIZES[mode].items():
         results = folder / f"{cells}"
         operations: dict[str, tuple[float, Callable[[], Record]]] = {
-            "planning and store": (4 + 1.4e-3 * cells, partial(_plan, workers, cells, results)),
+            "planning and store": (3 + 1.2e-3 * cells, partial(_plan, workers, cells, results)),
             "launch": (
                 rounds * (3 + 1.1e-3 * cells),
                 partial(_repeat, "launch", cells, rounds, partial(launch, cells, folder)),
@@ -254,7 +254,8 @@ def line(record: Record) -> str:
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Return tables of the start-up, of the operations by number of cells, and of the rest."""
-    return [_start_table(records), *_operation_tables(records), _layer_table(records)]
+    layers = [_layer_table(records)] if series(records, LOAD_LAYERS) else []
+    return [_start_table(records), *_operation_tables(records), *layers]
 
 
 def short_table(records: Sequence[Record]) -> Table:

@@ -68,8 +68,8 @@ class Grid:
 # Grids with the largest number of rounds and the seconds after which no other round starts.
 SIZES: dict[Mode, tuple[tuple[Grid, int, float], ...]] = {
     "tiny": ((Grid(1, channels=1, n_lrs=1, n_train=64, n_test=32, batch_size=32), 1, 0),),
-    "quick": ((Grid(1, n_lrs=2), 1, 0),),
-    "full": ((Grid(1, channels=4), 3, 150), (Grid(4), 1, 0), (Grid(1, channels=32), 3, 200)),
+    "quick": ((Grid(1, n_lrs=2, n_train=3200), 1, 0),),
+    "full": ((Grid(1, channels=4), 3, 100), (Grid(4), 1, 0), (Grid(1, channels=32), 3, 100)),
 }
 
 
@@ -95,7 +95,7 @@ def cases(settings: Settings) -> list[Case]:
     return [
         Case(
             f"{grid.channels} channels, {grid.cells} cells",
-            (25 + 0.16 * (10 + grid.channels) * grid.cells) * (1 if rounds == 1 else 2),
+            20 + 2.5e-5 * (10 + grid.channels) * grid.n_train * grid.cells,
             partial(measure, settings, grid, rounds, budget),
         )
         for grid, rounds, budget in SIZES[settings.mode]
