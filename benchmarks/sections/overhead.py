@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -126,13 +127,21 @@ def time_to_first_cell(results: Path) -> tuple[float, float]:
         process = subprocess.Popen(
             _sweep(1, results), cwd=ROOT, env=environment(), stdout=log, stderr=log
         )
-        while process.poll() is None:
-            if first is None and any(results.rglob("*.journal")):
-                first = time.perf_counter() - started
-            time.sleep(POLL)
+        try:
+            while process.poll() is None:
+                if first is None and _has_journal(results):
+                    first = time.perf_counter() - started
+                time.sleep(POLL)
+        finally:
+            process.terminate()  # no effect if it has ended
     total = time.perf_counter() - started
     _check_complete(_count(results), 1, results)
     return (total if first is None else first), total
+
+
+def _has_journal(results: Path) -> bool:
+    # os.walk ignores folders that disappear meanwhile.
+    return any(name.endswith(".journal") for _, _, names in os.walk(results) for name in names)
 
 
 def launch(cells: int, folder: Path) -> float:
@@ -280,13 +289,12 @@ def answer(records: Sequence[Record]) -> str:
     text = (
         f"A sweep starts its first cell after {first:.1f} s (`import torch` takes {torch_:.1f} s)."
     )
-    cost, others = slope(records, "launch"), _hydra_slopes(records)
-    if cost is not None and others:
-        cheapest = min(others.values())
-        text += (
-            f" An additional cell that does not train costs {1e3 * cost:.1f} ms, with Hydra at "
-            f"least {1e3 * cheapest:.0f} ms."
-        )
+    cost = slope(records, "launch")
+    others = [slope(records, f"hydra -m, {launcher}") for launcher in HYDRA]
+    cheapest = min((other for other in others if other is not None), default=None)
+    if cost is not None:
+        text += f" An additional cell that does not train costs {1e3 * cost:.1f} ms"
+        text += "." if cheapest is None else f", with Hydra at least {1e3 * cheapest:.0f} ms."
     return text
 
 
@@ -315,18 +323,6 @@ def slope(records: Sequence[Record], operation: str) -> float | None:
         return None
     smaller, larger = sorted(by_cells)[-2:]
     return (by_cells[larger].median - by_cells[smaller].median) / (larger - smaller)
-
-
-def _hydra_slopes(records: Sequence[Record]) -> dict[str, float]:
-    """Return Hydra's seconds per additional cell; per cell if there is only one size."""
-    slopes = {}
-    for launcher in HYDRA:
-        name = f"hydra -m, {launcher}"
-        by_cells = series(records, name)
-        if by_cells:
-            largest = max(by_cells)
-            slopes[name] = slope(records, name) or by_cells[largest].median / largest
-    return slopes
 
 
 def _start_table(records: Sequence[Record]) -> Table:
