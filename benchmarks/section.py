@@ -70,7 +70,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a section needs for its cases.
+    """Inputs of the cases of a section.
 
     Parameters
     ----------
