@@ -21,12 +21,6 @@ DESCRIPTION = (
 )
 
 
-def train_plain(network: nn.Module, file: Path, batch_size: int, steps: int) -> float:
-    """Train a network in place; return the CPU seconds of the loop."""
-    x, y = load(file)
-    return train_tensors(network, x, y, batch_size, steps)
-
-
 def load(file: Path) -> tuple[Tensor, Tensor]:
     """Return the training images of an `.npz` file, normalized, and their labels."""
     arrays = np.load(file)
@@ -34,7 +28,7 @@ def load(file: Path) -> tuple[Tensor, Tensor]:
     return (x - x.mean()) / x.std(), torch.from_numpy(arrays["y"])
 
 
-def train_tensors(network: nn.Module, x: Tensor, y: Tensor, batch_size: int, steps: int) -> float:
+def train_plain(network: nn.Module, x: Tensor, y: Tensor, batch_size: int, steps: int) -> float:
     """Train a network in place on tensors; return the CPU seconds of the loop."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     network.train()

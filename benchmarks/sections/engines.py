@@ -46,7 +46,7 @@ def cases(settings: Settings) -> list[Case]:
     return [
         Case(
             f"{name}, {cells} cells",
-            0.7 + 2.5 * repeats * seconds,
+            0.7 + 4 * repeats * seconds,
             partial(measure, settings, name, cells, repeats, seconds),
         )
         for name in names
@@ -68,7 +68,7 @@ def measure(settings: Settings, name: str, cells: int, repeats: int, seconds: fl
     run(serial_seconds, MIN_STEPS)
     n_serial = min(cells, MAX_SERIAL)
     step = run(serial_seconds, MIN_STEPS) / MIN_STEPS  # of one cell
-    steps = max(MIN_STEPS, min(MAX_STEPS, int(seconds / (step * n_serial))))
+    steps = max(MIN_STEPS, min(MAX_STEPS, int(2 * seconds / (step * (n_serial + cells)))))
     times = interleave(
         {
             "serial": lambda: run(serial_seconds, steps),

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from analysis.load import load
-from benchmarks.baselines import trivial
-from benchmarks.large_sweep import DRAWS, LAYERS, QUANTITIES, fill, fill_layers, planned
-from benchmarks.measure import ROOT, environment, python, run, timed
+from benchmarks.large_sweep import DRAWS, LAYERS, QUANTITIES
+from benchmarks.measure import python, run, timed
+from benchmarks.operations import (
+    SWEEP,
+    check_complete,
+    command,
+    hydra,
+    launch,
+    load_seconds,
+    plan_and_store,
+    time_to_first_cell,
+)
 from benchmarks.page import Table
 from benchmarks.samples import Growth, Summary, fit_growth, interleave
 from benchmarks.section import Case, Mode, Record, Settings, Workers, by
-from experiments.sweep.store.paths import SweepFolder
-from fanin.errors import FaninError
 
-SWEEP = "large"
 # Operations by the number of cells, in the order of the tables, with what they include.
 OPERATIONS = {
     "planning": "compose, type-check and hash all cells, in a new process without its imports",
@@ -51,7 +52,6 @@ LAYER_SIZES: dict[Mode, dict[int, int]] = {
     "quick": {},
     "full": {1000: 1, 10_000: 3},
 }
-POLL = 0.01  # seconds between two looks for the first cell
 
 
 def check(settings: Settings) -> None:
@@ -66,7 +66,7 @@ def cases(settings: Settings) -> list[Case]:
     for cells, rounds in SIZES[mode].items():
         results = folder / f"{cells}"
         operations: dict[str, tuple[float, Callable[[], Record]]] = {
-            "planning and store": (3 + 1.2e-3 * cells, partial(_plan, workers, cells, results)),
+            "planning and store": (3 + 7e-4 * cells, partial(_plan, workers, cells, results)),
             "launch": (
                 rounds * (3 + 1.1e-3 * cells),
                 partial(_repeat, "launch", cells, rounds, partial(launch, cells, folder)),
@@ -77,11 +77,11 @@ def cases(settings: Settings) -> list[Case]:
             ),
             "status": (
                 rounds * (1 + 1e-5 * cells),
-                partial(_repeat, "status", cells, rounds, partial(_command, "status", results)),
+                partial(_repeat, "status", cells, rounds, partial(command, "status", results)),
             ),
             "report": (
                 rounds * (5 + 3e-4 * cells),
-                partial(_repeat, "report", cells, rounds, partial(_command, "report", results)),
+                partial(_repeat, "report", cells, rounds, partial(command, "report", results)),
             ),
         }
         for operation, (seconds, measure) in operations.items():
@@ -120,74 +120,6 @@ def start_up(mode: Mode, folder: Path) -> Record:
     return {"cells": 1, "seconds": seconds}
 
 
-def time_to_first_cell(results: Path) -> tuple[float, float]:
-    """Run a sweep of one cell; return the seconds until its journal exists, and until the end."""
-    started, first = time.perf_counter(), None
-    with (results.parent / f"{results.name}.log").open("w") as log:
-        process = subprocess.Popen(
-            _sweep(1, results), cwd=ROOT, env=environment(), stdout=log, stderr=log
-        )
-        try:
-            while process.poll() is None:
-                if first is None and _has_journal(results):
-                    first = time.perf_counter() - started
-                time.sleep(POLL)
-        finally:
-            process.terminate()  # no effect if it has ended
-    total = time.perf_counter() - started
-    _check_complete(_count(results), 1, results)
-    return (total if first is None else first), total
-
-
-def _has_journal(results: Path) -> bool:
-    # os.walk ignores folders that disappear meanwhile.
-    return any(name.endswith(".journal") for _, _, names in os.walk(results) for name in names)
-
-
-def launch(cells: int, folder: Path) -> float:
-    """Run a sweep of cells that do not train; return the seconds of the command."""
-    results = folder / f"launch {cells} {time.time_ns()}"
-    seconds = timed(_sweep(cells, results))
-    _check_complete(_count(results), cells, results)
-    return seconds
-
-
-def hydra(launcher: str, cells: int, folder: Path) -> float:
-    """Run as many jobs of a script that does nothing; return the seconds of the command."""
-    results = folder / f"hydra {launcher} {cells} {time.time_ns()}"
-    overrides = [f"hydra/launcher={launcher}", f"hydra.sweep.dir='{results}'"]
-    overrides += ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    seconds = timed(python(trivial.__name__, "-m", *overrides, f"seed=range({cells})"))
-    _check_complete(len(list(results.glob("*/.hydra/config.yaml"))), cells, results)
-    return seconds
-
-
-def plan_and_store(cells: int, results: Path, layers: bool) -> tuple[dict[str, float], float]:
-    """Plan a grid and store random results; return the seconds, and the peak memory of planning."""
-    started = time.perf_counter()
-    plan = planned(cells)
-    seconds = {"planning": time.perf_counter() - started}
-    memory = peak_memory()
-    if len({cell.id for cell in plan}) != cells:
-        raise FaninError(f"planned {len(plan)} cells instead of {cells}")
-    write = fill_layers if layers else fill
-    seconds["store"] = write(SweepFolder(results / SWEEP), plan)
-    return seconds, memory
-
-
-def load_seconds(results: Path) -> tuple[float, float, int, int]:
-    """Load the sweep; return the seconds, peak memory, and rows of `cells` and `layers`."""
-    started = time.perf_counter()
-    tables = load(SWEEP, results)
-    seconds = time.perf_counter() - started
-    return seconds, peak_memory(), len(tables.cells), len(tables.layers)
-
-
-def peak_memory() -> float:
-    """Return the largest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def _plan(workers: Workers, cells: int, results: Path) -> Record:
     seconds, memory = workers.call_once(plan_and_store, cells, results, False)
     listed = {name: [value] for name, value in seconds.items()}
@@ -197,7 +129,7 @@ def _plan(workers: Workers, cells: int, results: Path) -> Record:
 def _load(workers: Workers, name: str, cells: int, rounds: int, results: Path) -> Record:
     loads = [workers.call_once(load_seconds, results) for _ in range(rounds)]
     for load_ in loads:
-        _check_complete(load_[2], cells, results)
+        check_complete(load_[2], cells, results)
     return {
         "cells": cells,
         "seconds": {name: [load_[0] for load_ in loads]},
@@ -217,27 +149,8 @@ def _load_with_layers(workers: Workers, cells: int, rounds: int, results: Path) 
     return record
 
 
-def _command(name: str, results: Path) -> float:
-    return timed(python("fanin", name, SWEEP, f"--results={results}"))
-
-
 def _repeat(name: str, cells: int, rounds: int, action: Callable[[], float]) -> Record:
     return {"cells": cells, "seconds": {name: [action() for _ in range(rounds)]}}
-
-
-def _sweep(cells: int, results: Path) -> list[str]:
-    size = ["data.n_train=10", "data.n_test=10", "train.steps=0", "model=linear", "probe=none"]
-    runner = ["runner=local", f"sweep.results='{results}'", f"sweep.name={SWEEP}"]
-    return python("fanin", "run", "-m", *size, *runner, f"seed=range({cells})")
-
-
-def _count(results: Path) -> int:
-    return int((load(SWEEP, results).cells["outcome"] == "ok").sum())
-
-
-def _check_complete(count: int, cells: int, results: Path) -> None:
-    if count != cells:
-        raise FaninError(f"{results}: {count} cells instead of {cells}; can't compare times")
 
 
 # --- results ----------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def cases(settings: Settings) -> list[Case]:
     return [
         Case(
             f"{grid.channels} channels, {grid.cells} cells",
-            20 + 2.5e-5 * (10 + grid.channels) * grid.n_train * grid.cells,
+            20 + 3e-5 * (10 + grid.channels) * grid.n_train * grid.cells,
             partial(measure, settings, grid, rounds, budget),
         )
         for grid, rounds, budget in SIZES[settings.mode]

@@ -58,7 +58,6 @@ def measure(
     call = settings.workers.call
     overrides = _overrides(model, file, batch_size)
     cost: StepCost = call(PLAIN, cost_of, overrides, shape, batch_size)
-    is_convolutional = model not in ("linear", "mlp")
     # As many steps for all competitors as the plain loop takes in the time of a round.
     step = call(PLAIN, plain_seconds, overrides, file, batch_size, 8, False) / 8
     steps = max(MIN_STEPS, min(MAX_STEPS, int(seconds / step)))
@@ -75,7 +74,7 @@ def measure(
         return float(call(PLAIN, plain_seconds, *arguments))
 
     competitors = {FANIN: run_fanin, PLAIN: lambda: run_plain(False)}
-    if is_convolutional:
+    if call(PLAIN, has_convolution, overrides):
         competitors[CHANNELS_LAST] = lambda: run_plain(True)
     times = interleave(competitors, repeats, budget=10 * repeats * max(seconds, 0.1))
     return {
@@ -109,12 +108,17 @@ def plain_seconds(
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return plain_loop.train_tensors(network, x, y, batch_size, steps)
+    return plain_loop.train_plain(network, x, y, batch_size, steps)
 
 
 def cost_of(overrides: tuple[str, ...], shape: tuple[int, int, int], batch_size: int) -> StepCost:
     """Count the FLOPs and bytes of a model's step."""
     return step_cost(_network(overrides), shape, batch_size)
+
+
+def has_convolution(overrides: tuple[str, ...]) -> bool:
+    """Return True if a model has a convolution, which torch's memory format affects."""
+    return any(isinstance(layer, nn.Conv2d) for layer in _network(overrides).modules())
 
 
 def _network(overrides: tuple[str, ...]) -> nn.Module:

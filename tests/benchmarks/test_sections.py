@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import operations
 from benchmarks.cells import plan
 from benchmarks.large_sweep import fill_layers, grid, planned
 from benchmarks.measure import python, run
@@ -76,10 +77,10 @@ def test_the_large_grids_have_as_many_cells_as_asked_for():
 
 
 def test_a_sweep_with_layers_is_stored_completely(tmp_path):
-    folder = SweepFolder(tmp_path / overhead.SWEEP)
+    folder = SweepFolder(tmp_path / operations.SWEEP)
     fill_layers(folder, plan(["seed=range(5)"]), pack=2)
     assert len(list(folder.root.rglob("*.parquet"))) == 6  # 3 packs of `cells` and `layers`
-    _, _, cells, layers = overhead.load_seconds(tmp_path)
+    _, _, cells, layers = operations.load_seconds(tmp_path)
     assert (cells, layers) == (5, 5 * 10 * 8 * 8)
 
 
