@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
+MIN_SIZES = 4  # one more than the parameters of the fit of the growth
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -81,7 +83,7 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[flo
 class Growth:
     """Fit of seconds = constant + coefficient * size^exponent.
 
-    The constant is the time of start-up. It is fitted only if there are enough sizes.
+    The constant is the time of start-up.
     """
 
     constant: float
@@ -96,16 +98,11 @@ class Growth:
 def fit_growth(sizes: Sequence[float], seconds: Sequence[float]) -> Growth | None:
     """Fit the growth of a time with the size, by least squares of log(seconds).
 
-    With four sizes or more the fit has a constant; with two or three it is a straight line in
-    log-log axes. None if there are fewer than two different sizes.
+    None if there are fewer than `MIN_SIZES` sizes.
     """
     x, y = np.asarray(sizes, float), np.asarray(seconds, float)
-    if len(set(sizes)) < 2:
+    if len(set(sizes)) < MIN_SIZES:
         return None
-    slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
-    line = Growth(0.0, float(np.exp(intercept)), float(slope))
-    if len(set(sizes)) < 4:
-        return line
 
     def residuals(p: np.ndarray) -> np.ndarray:
         return np.asarray(np.log(p[0] + np.exp(p[1]) * x ** p[2]) - np.log(y))

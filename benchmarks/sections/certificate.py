@@ -25,7 +25,7 @@ FANIN, DRAWN = "fanin", "plain"  # processes
 FINITE_WIDTH = "finite_width"
 N_IMAGES = 2
 DRAWS_PER_ROUND = 10
-BUDGET = 20  # seconds after which no other round starts
+BUDGET = 12  # seconds after which no other round starts
 SMALLEST_SE = 0.01  # relative standard error to reach by drawing, if certify's is smaller
 MEMORY = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -21,7 +21,7 @@ from benchmarks.operations import (
     time_to_first_cell,
 )
 from benchmarks.page import Table
-from benchmarks.samples import Growth, Summary, fit_growth, interleave
+from benchmarks.samples import MIN_SIZES, Growth, Summary, fit_growth, interleave
 from benchmarks.section import Case, Mode, Record, Settings, Workers, by
 
 # Operations by the number of cells, in the order of the tables, with what they include.
@@ -50,7 +50,7 @@ HYDRA_SIZES: dict[Mode, dict[int, int]] = {
 LAYER_SIZES: dict[Mode, dict[int, int]] = {
     "tiny": {10: 1},
     "quick": {},
-    "full": {1000: 1, 10_000: 3},
+    "full": {10_000: 3},
 }
 
 
@@ -80,7 +80,7 @@ def cases(settings: Settings) -> list[Case]:
                 partial(_repeat, "status", cells, rounds, partial(command, "status", results)),
             ),
             "report": (
-                rounds * (5 + 3e-4 * cells),
+                rounds * (5 + 1e-3 * cells),
                 partial(_repeat, "report", cells, rounds, partial(command, "report", results)),
             ),
         }
@@ -184,14 +184,15 @@ def short_table(records: Sequence[Record]) -> Table:
     """Return the seconds of each operation for the smallest and largest numbers of cells."""
     sizes = sorted({cells for name in OPERATIONS for cells in series(records, name)})
     shown = sizes if len(sizes) <= 3 else [sizes[0], sizes[-2], sizes[-1]]
+    exponent = ("exponent",) if len(sizes) >= MIN_SIZES else ()
     rows = []
     for name in OPERATIONS:
         by_cells, fit = series(records, name), growth(records, name)
         seconds = [_seconds(by_cells[n]) if n in by_cells else "" for n in shown]
         if by_cells:
-            rows.append((name, *seconds, f"{fit.exponent:.2f}" if fit else ""))
-    columns = ("seconds for", *(f"{n:,} cells" for n in shown), "exponent")
-    return Table("", columns, tuple(rows))
+            fitted = [f"{fit.exponent:.2f}" if fit else ""] if exponent else []
+            rows.append((name, *seconds, *fitted))
+    return Table("", ("seconds for", *(f"{n:,} cells" for n in shown), *exponent), tuple(rows))
 
 
 def answer(records: Sequence[Record]) -> str:
@@ -274,8 +275,9 @@ def _operation_tables(records: Sequence[Record]) -> list[Table]:
     fits = []
     for name in names:
         fit, cost = growth(records, name), slope(records, name)
-        if fit is not None and cost is not None:
-            fits.append((name, f"{fit.exponent:.2f}", f"{fit.constant:.2f}", f"{1e3 * cost:.3f}"))
+        if cost is not None:
+            fitted = (f"{fit.exponent:.2f}", f"{fit.constant:.2f}") if fit else ("", "")
+            fits.append((name, *fitted, f"{1e3 * cost:.3f}"))
     return [
         Table(
             "Overhead: time by number of cells",
@@ -293,9 +295,8 @@ def _operation_tables(records: Sequence[Record]) -> list[Table]:
             tuple(fits),
             (
                 "Fit of constant + coefficient · cells^exponent, by least squares of the logarithm "
-                "of the time. With fewer than four numbers of cells the constant is 0, so the "
-                "exponent is too small where start-up dominates. The time per additional cell is "
-                "the slope between the two largest numbers of cells.",
+                f"of the time, to {MIN_SIZES} numbers of cells or more. The time per additional "
+                "cell is the slope between the two largest numbers of cells.",
             ),
         ),
     ]
