@@ -47,10 +47,14 @@ class Result:
     records: list[dict[str, Any]]
 
     def save(self, folder: Path) -> Path:
-        """Write the result to `folder/SECTION.json`."""
+        """Write the result to `folder/SECTION.json`, one line per field and per record."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.section}.json"
-        atomic_write(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        fields = asdict(self)
+        records = ",\n".join(json.dumps(record) for record in fields.pop("records"))
+        lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
+        text = ",\n".join([*lines, f'"records": [\n{records}\n]'])
+        atomic_write(path, f"{{\n{text}\n}}\n".encode())
         return path
 
 
