@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -161,6 +163,9 @@ def _reset_peak_memory() -> float:
     _, clear = MEMORY
     if not clear.exists():
         return math.nan
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps freed memory, which would hide the growth
     clear.write_text("5")
     return _peak_memory()
 
