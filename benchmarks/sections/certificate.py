@@ -50,9 +50,9 @@ SIZES: dict[Mode, tuple[dict[str, tuple[Any, ...]], int, int]] = {
     "quick": ({"depth": (3, 6), "theory": ("he", "mean_field", "field")}, 1, 100),
     "full": (
         {
-            "depth": (3, 6, 12, 18),
+            "depth": (3, 6, 12),
             "width": (8, 32, 64, 128),
-            "side": (7, 21, 28),
+            "side": (7, 28),
             "theory": ("he", "mean_field", "field"),
         },
         3,

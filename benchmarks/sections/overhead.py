@@ -40,12 +40,12 @@ START_ROUNDS: dict[Mode, int] = {"tiny": 1, "quick": 2, "full": 5}
 SIZES: dict[Mode, dict[int, int]] = {
     "tiny": {10: 1},
     "quick": {10: 1, 1000: 1},
-    "full": {10: 1, 100: 1, 1000: 3, 10_000: 1, 100_000: 1},
+    "full": {10: 1, 100: 1, 1000: 2, 10_000: 1, 100_000: 1},
 }
 HYDRA_SIZES: dict[Mode, dict[int, int]] = {
     "tiny": {},
     "quick": {10: 1},
-    "full": {10: 1, 50: 1},
+    "full": {10: 1, 30: 1},
 }
 LAYER_SIZES: dict[Mode, dict[int, int]] = {
     "tiny": {10: 1},
@@ -68,7 +68,7 @@ def cases(settings: Settings) -> list[Case]:
         operations: dict[str, tuple[float, Callable[[], Record]]] = {
             "planning and store": (3 + 7e-4 * cells, partial(_plan, workers, cells, results)),
             "launch": (
-                rounds * (3 + 1.1e-3 * cells),
+                rounds * (3 + 2e-3 * cells),
                 partial(_repeat, "launch", cells, rounds, partial(launch, cells, folder)),
             ),
             "load": (

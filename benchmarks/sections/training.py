@@ -25,7 +25,7 @@ FANIN, PLAIN, CHANNELS_LAST = "fanin", "plain", "channels_last"
 SIZES: dict[Mode, tuple[tuple[int, ...], int, float]] = {
     "tiny": ((8,), 1, 0.0),
     "quick": ((64,), 3, 0.15),
-    "full": ((64, 256), 5, 0.3),
+    "full": ((64,), 5, 0.5),
 }
 MIN_STEPS, MAX_STEPS = 2, 2000
 
