@@ -16,7 +16,7 @@ from experiments.training.loop import train
 
 FANIN = "fanin"  # the process with the settings of fanin's workers
 # Largest number of rounds, and the seconds after which no other round starts.
-SIZES: dict[Mode, tuple[int, float]] = {"tiny": (1, 0), "quick": (2, 2), "full": (5, 10)}
+SIZES: dict[Mode, tuple[int, float]] = {"tiny": (1, 0), "quick": (2, 2), "full": (5, 6)}
 TINY = ("train.steps=2", "probe.draws=2", "data.n_train=64", "data.n_test=32")
 
 

@@ -70,7 +70,7 @@ SIZES: dict[Mode, tuple[tuple[Grid, int, float], ...]] = {
     "tiny": ((Grid(1, channels=1, n_lrs=1, n_train=64, n_test=32, batch_size=32), 1, 0),),
     "quick": ((Grid(1, n_lrs=2, n_train=3200), 1, 0),),
     "full": (
-        (Grid(1, channels=4), 3, 100),
+        (Grid(1, channels=4, n_lrs=2), 3, 100),
         (Grid(4), 1, 0),
         (Grid(1, channels=32, n_lrs=2), 3, 100),
     ),
