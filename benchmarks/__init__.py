@@ -1,1 +1,1 @@
-"""Benchmarks of speed against common tools; results are in docs/appendix/performance.md."""
+"""Benchmarks of speed against common tools; results are in docs/performance.md."""

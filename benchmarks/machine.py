@@ -9,17 +9,15 @@ from pathlib import Path
 
 from experiments.sweep.provenance import code_version
 
-LIBRARIES = ("torch", "hydra-core", "hydra-joblib-launcher", "joblib", "pyarrow", "pandas", "numpy")
+LIBRARIES = (
+    *("torch", "hydra-core", "hydra-joblib-launcher", "joblib", "submitit"),
+    *("pyarrow", "pandas", "numpy"),
+)
 
 
 def machine() -> str:
-    """Return cores, processor, system and load as one line.
-
-    The load is the system's average over the last minute. If it is well above 0 before a benchmark
-    starts, other programs slow the benchmark down.
-    """
-    load = f"load {os.getloadavg()[0]:.1f}"
-    return f"{cores()} cores of {_processor()}, {platform.system()} {platform.release()}, {load}"
+    """Return cores, processor and system as one line."""
+    return f"{cores()} cores of {_processor()}, {platform.system()} {platform.release()}"
 
 
 def versions() -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from fanin.errors import FaninError
@@ -16,23 +14,6 @@ from fanin.errors import FaninError
 ROOT = Path(__file__).resolve().parents[1]
 # Environment variables that are removed, because their values would change the speed.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Durations of repeated runs."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """Median in seconds."""
-        return statistics.median(self.seconds)
-
-    @property
-    def n(self) -> int:
-        """Number of runs."""
-        return len(self.seconds)
 
 
 def python(module: str, *arguments: str) -> list[str]:
@@ -48,9 +29,8 @@ def run(command: Sequence[str]) -> str:
     FaninError
         The command failed. The message has the last lines of its output.
     """
-    environment = {key: value for key, value in os.environ.items() if key not in THREADS}
     process = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )
     if process.returncode != 0:
         tail = "\n".join((process.stdout + process.stderr).splitlines()[-15:])
@@ -58,11 +38,13 @@ def run(command: Sequence[str]) -> str:
     return process.stdout
 
 
-def timed(action: Callable[[Path], object], folders: Sequence[Path]) -> Timing:
-    """Time an action once for each folder. The folders do not exist yet."""
-    seconds = []
-    for folder in folders:
-        started = time.perf_counter()
-        action(folder)
-        seconds.append(time.perf_counter() - started)
-    return Timing(tuple(seconds))
+def environment() -> dict[str, str]:
+    """Return this process's environment variables, without the numbers of threads."""
+    return {key: value for key, value in os.environ.items() if key not in THREADS}
+
+
+def timed(command: Sequence[str]) -> float:
+    """Run a command; return its seconds, including start-up and shut-down."""
+    started = time.perf_counter()
+    run(command)
+    return time.perf_counter() - started

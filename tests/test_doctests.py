@@ -7,12 +7,13 @@ import pkgutil
 import pytest
 
 import analysis
+import benchmarks
 import experiments
 import fanin
 
 MODULES = [
     module.name
-    for package in (fanin, experiments, analysis)
+    for package in (fanin, experiments, analysis, benchmarks)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     if not module.name.endswith("__main__")
 ]

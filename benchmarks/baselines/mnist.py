@@ -64,16 +64,18 @@ def make_net(channels: int, init: str, seed: int) -> Net:
     return net
 
 
-@hydra.main(config_path="mnist_conf", config_name="config", version_base="1.3")
-def main(config: DictConfig) -> float:
-    net = make_net(config.channels, config.init, config.seed)
-    root = Path(config.root).expanduser() / "mnist"
-    train = Subset(Mnist(root, "train"), range(config.n_train))
-    test = Subset(Mnist(root, "t10k"), range(config.n_test))
-    optimizer = torch.optim.SGD(net.parameters(), lr=config.lr)
+def train(
+    root: Path, n_train: int, n_test: int, channels: int, batch_size: int,
+    init: str, lr: float, seed: int,
+) -> float:  # fmt: skip
+    """Train one network for one epoch; return its accuracy on the test images."""
+    net = make_net(channels, init, seed)
+    train_set = Subset(Mnist(root / "mnist", "train"), range(n_train))
+    test_set = Subset(Mnist(root / "mnist", "t10k"), range(n_test))
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
 
     net.train()
-    for images, labels in DataLoader(train, config.batch_size, shuffle=True, drop_last=True):
+    for images, labels in DataLoader(train_set, batch_size, shuffle=True, drop_last=True):
         optimizer.zero_grad()
         loss = F.cross_entropy(net(images), labels)
         loss.backward()
@@ -82,9 +84,16 @@ def main(config: DictConfig) -> float:
     net.eval()
     correct = 0
     with torch.no_grad():
-        for images, labels in DataLoader(test, config.batch_size):
+        for images, labels in DataLoader(test_set, batch_size):
             correct += int((net(images).argmax(1) == labels).sum())
-    accuracy = correct / len(test)
+    return correct / len(test_set)
+
+
+@hydra.main(config_path="mnist_conf", config_name="config", version_base="1.3")
+def main(config: DictConfig) -> float:
+    sizes = (config.n_train, config.n_test, config.channels, config.batch_size)
+    root = Path(config.root).expanduser()
+    accuracy = train(root, *sizes, config.init, config.lr, config.seed)
     log.info("accuracy %.4f", accuracy)
     return accuracy
 

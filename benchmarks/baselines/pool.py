@@ -6,8 +6,6 @@ optimizations of `experiments/training/cpu_performance.py`.
 
 from __future__ import annotations
 
-import argparse
-import itertools
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.baselines import grid_arguments
 from benchmarks.baselines.mnist import MEAN, STD, Mnist, make_net
 
 Pair = tuple[Tensor, Tensor]  # images, labels
@@ -24,24 +23,16 @@ _data: dict[str, Pair] = {}
 
 def main() -> None:
     """Train a grid of inits, learning rates and seeds; print the mean accuracy."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--inits", nargs="+", required=True)
-    parser.add_argument("--lrs", nargs="+", type=float, required=True)
-    parser.add_argument("--seeds", type=int, required=True)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--n-train", type=int, default=6400)
-    parser.add_argument("--n-test", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--channels", type=int, default=32)
-    args = parser.parse_args()
+    args = grid_arguments.parser(main.__doc__).parse_args()
     context = multiprocessing.get_context("spawn")
     sizes = (args.root, args.n_train, args.n_test)
     with ProcessPoolExecutor(args.workers, context, _start, sizes) as pool:
-        cells = itertools.product(args.inits, args.lrs, range(args.seeds))
-        futures = [pool.submit(_train, args.channels, args.batch_size, *cell) for cell in cells]
+        futures = [
+            pool.submit(_train, args.channels, args.batch_size, *cell)
+            for cell in grid_arguments.cells(args)
+        ]
         accuracies = [future.result() for future in futures]
-    print(f"accuracy {sum(accuracies) / len(accuracies):.4f}")
+    print(f"accuracy {sum(accuracies) / len(accuracies):.4f} of {len(accuracies)}")
 
 
 def _start(root: Path, n_train: int, n_test: int) -> None:

@@ -25,7 +25,7 @@ from benchmarks.gpu.runs import checkpoint_checks, divergence_checks, probe_chec
 from benchmarks.gpu.steps import step_checks
 from benchmarks.gpu.sweep import sweep_checks
 from benchmarks.gpu.throughput import TINY, Load, Throughput, throughputs
-from benchmarks.page import Section, show
+from benchmarks.page import Table, show
 from experiments.atomic_write import atomic_write
 from experiments.console import USAGE_ERROR
 from experiments.sweep.worker.limits import prepare_torch
@@ -112,7 +112,7 @@ def all_checks(device: torch.device, *, tiny: bool, folder: Path) -> Iterator[Ch
     yield from import_checks()
 
 
-def summary(checks: Iterable[Check], speeds: Iterable[Throughput]) -> Section:
+def summary(checks: Iterable[Check], speeds: Iterable[Throughput]) -> Table:
     """Return a table with a row for each part and group, then one for each throughput."""
     groups: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
@@ -144,7 +144,7 @@ def summary(checks: Iterable[Check], speeds: Iterable[Throughput]) -> Section:
                 *("", "", speed.error or _milliseconds(speed), ""),
             )
         )
-    return Section(
+    return Table(
         title="GPU check",
         columns=(
             "",

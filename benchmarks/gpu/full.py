@@ -25,7 +25,7 @@ from benchmarks.gpu.methods import (
     plain_vmap,
     stacked,
 )
-from benchmarks.page import Section
+from benchmarks.page import Table
 from experiments.training.engines import TrainSpec
 
 NETWORKS = {
@@ -172,7 +172,7 @@ def _rate(network: str, data: str, method: str, cells: int, measure: Callable[[]
             torch.cuda.empty_cache()
 
 
-def table(measured: list[Rate]) -> Section:
+def table(measured: list[Rate]) -> Table:
     """Return the rates, each with its ratio to one by one and the seconds of an epoch."""
     base = {(r.network, r.data): r.steps_per_second for r in measured if r.method == ONE_BY_ONE}
     rows: list[tuple[str, ...]] = []
@@ -188,7 +188,7 @@ def table(measured: list[Rate]) -> Section:
                 f"{epoch_steps * r.cells / speed:.1f}" if speed else "",
             )
         )
-    return Section(
+    return Table(
         title="Throughput of many cells on one device",
         columns=(
             *("network", "images like", "method", "cells", "steps of a cell per second"),

@@ -1,0 +1,44 @@
+"""The training loop that people write in PyTorch, with all images as float tensors in memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DESCRIPTION = (
+    "The plain loop holds all images in memory as normalized float32 tensors, shuffles them with "
+    "`torch.randperm` in each epoch, takes a batch as `x[batch]`, and calls `zero_grad`, the "
+    "network (an `nn.Sequential` of the same layers), `F.cross_entropy`, `backward` and "
+    "`torch.optim.SGD.step`. It reads no loss, records nothing and does not detect divergence. "
+    "*channels_last* is the same loop with network and images in torch's channels-last memory "
+    "format. fanin reads 8-bit images, scales each batch, records the loss of every step and "
+    "detects divergence. All have one thread, in processes of their own."
+)
+
+
+def load(file: Path) -> tuple[Tensor, Tensor]:
+    """Return the training images of an `.npz` file, normalized, and their labels."""
+    arrays = np.load(file)
+    x = torch.from_numpy(arrays["x"]).float()
+    return (x - x.mean()) / x.std(), torch.from_numpy(arrays["y"])
+
+
+def train_plain(network: nn.Module, x: Tensor, y: Tensor, batch_size: int, steps: int) -> float:
+    """Train a network in place on tensors; return the CPU seconds of the loop."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    network.train()
+    started, step = time.process_time(), 0
+    while step < steps:
+        order = torch.randperm(len(x))[: len(x) // batch_size * batch_size]
+        for batch in order.split(batch_size)[: steps - step]:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(x[batch]), y[batch])
+            loss.backward()
+            optimizer.step()
+            step += 1
+    return time.process_time() - started

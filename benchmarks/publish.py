@@ -1,0 +1,144 @@
+"""Write docs/performance.md, its plots, and docs/appendix/performance.md from stored results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+
+from analysis.figures.style import use_style
+from benchmarks.measure import ROOT
+from benchmarks.page import markdown
+from benchmarks.registry import NAMED_ONLY, SECTIONS, load_section
+from benchmarks.results import Result, read_results
+from fanin.errors import FaninError
+
+DOCS = ROOT / "docs"
+QUIET_LOAD = 0.5  # load average above which other programs distort the times
+TITLES = {
+    "sweep": "Whole sweeps",
+    "overhead": "Overhead of a sweep",
+    "training": "Training",
+    "engines": "Stacked training",
+    "probing": "Probing",
+    "certificate": "Certificate",
+    "slurm": "On Slurm",
+    "report_page": "The report",
+}
+"""Titles of the sections, in the order of the pages: what most users ask first."""
+CAPTIONS = {
+    "sweep": "Time of a whole sweep with other tools, relative to fanin.",
+    "overhead": "Time of each operation against the number of cells.",
+    "training": "Speed of fanin's training step relative to the plain loop.",
+    "engines": "Speed of stacked relative to serial training against the number of cells.",
+    "probing": "Time of probing relative to training, by model.",
+    "certificate": "Time of certify and of drawing networks by depth, width and image side.",
+}
+GENERATED = "<!-- Written by `python -m benchmarks --page` from benchmarks/results/. -->"
+METHOD = """\
+Every comparison is a ratio of two times from one run: the competitors run in turn, in several
+rounds (*n*), and each round gives a ratio. Tables show the median, and the smallest and largest
+ratio in parentheses. Times of training, probing and certificates are CPU times of processes with
+one thread; those of whole commands are elapsed times. Measure on your own, idle machine, in under
+3 or 25 minutes:
+
+    python -m benchmarks --quick
+    python -m benchmarks --full --write     # also updates this page"""
+
+
+def write_pages(folder: Path, docs: Path = DOCS) -> list[Path]:
+    """Write both pages and the plots from the results in a folder.
+
+    Raises
+    ------
+    FaninError
+        The folder has no results.
+    """
+    results = read_results(folder, (*SECTIONS, *NAMED_ONLY))
+    ordered = {name: results[name] for name in TITLES if name in results}
+    if not ordered:
+        raise FaninError(f"{folder}: no results; measure with python -m benchmarks --quick --write")
+    pages = {
+        docs / "performance.md": short_page(ordered),
+        docs / "appendix" / "performance.md": long_page(ordered),
+    }
+    for path, text in pages.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return [*pages, *write_plots(ordered, docs / "figures")]
+
+
+def short_page(results: Mapping[str, Result]) -> str:
+    """Return docs/performance.md: the answers, then a small table and a plot for each section."""
+    answers = [f"- {load_section(name).answer(result.records)}" for name, result in results.items()]
+    parts = [f"{GENERATED}\n\n# Performance", "\n".join(answers)]
+    if warning := preliminary({n: r for n, r in results.items() if n in CAPTIONS}):
+        parts.append(warning)
+    parts += [METHOD, "[All measurements](appendix/performance.md): tables, methods, versions."]
+    for name, result in results.items():
+        table = load_section(name).short_table(result.records)
+        if table is not None:
+            parts += [f"## {TITLES[name]}", markdown(table)]
+            parts.append(f"![{CAPTIONS[name]}](figures/performance_{name}.png)")
+    parts.append("[Check a GPU](gpu.md) measures both [engines](sweeps.md#engines) on a GPU.")
+    return "\n\n".join(parts) + "\n"
+
+
+def long_page(results: Mapping[str, Result]) -> str:
+    """Return docs/appendix/performance.md: all tables, with command, machine and versions."""
+    parts = [
+        f"{GENERATED}\n\n# Measured performance",
+        "[Performance](../performance.md) has the most important numbers. Each section states its "
+        "command, machine and versions; *load* is the machine's load average over one minute, "
+        "before and after the section. Numbers in parentheses are the smallest and largest value.",
+    ]
+    for name, result in results.items():
+        parts += [f"## {TITLES[name]}", source(result)]
+        parts += [markdown(table) for table in load_section(name).tables(result.records)]
+    return "\n\n".join(parts) + "\n"
+
+
+def source(result: Result) -> str:
+    """Return the sentence that names command, day, machine and versions."""
+    before, after = result.load
+    load = f"{before:.1f}" if after is None else f"{before:.1f} to {after:.1f}"
+    duration = "" if result.seconds is None else f" in {result.seconds:.0f} s"
+    return (
+        f"Measured by `{result.command}`{duration}, {result.date}: {result.machine}, load {load};\n"
+        f"{result.versions}."
+    )
+
+
+def preliminary(results: Mapping[str, Result]) -> str:
+    """Return a warning if results are from a small or a disturbed run, else an empty string."""
+    modes = sorted({result.mode for result in results.values()} - {"full"})
+    load = max((result.load[0] for result in results.values()), default=0.0)
+    reasons = []
+    if modes:
+        reasons.append(f"from a {' and a '.join(modes)} run with few repetitions")
+    if load > QUIET_LOAD:
+        reasons.append(f"measured beside other programs (load average up to {load:.1f})")
+    if not reasons:
+        return ""
+    return (
+        f"**Preliminary.** The numbers on this page are {', '.join(reasons)}. `python -m "
+        "benchmarks --full --write` on an idle machine replaces them."
+    )
+
+
+def write_plots(results: Mapping[str, Result], folder: Path) -> list[Path]:
+    """Draw the plot of each section that has one; return the files."""
+    use_style()
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name in CAPTIONS:
+        if name in results:
+            figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+            load_section(name).draw(results[name].records, axes)
+            sns.despine(figure)
+            paths.append(folder / f"performance_{name}.png")
+            figure.savefig(paths[-1], dpi=150, metadata={"Software": None})
+            plt.close(figure)
+    return paths
