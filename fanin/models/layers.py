@@ -19,7 +19,7 @@ from torch import Tensor, nn
 Norm = Literal["none", "batch", "layer", "mean_only", "group"]
 
 MAX_GROUPS = 8
-"""Groups of `group`; with 16 channels, 2 channels each, as 64 in 32 groups in the paper."""
+"""Groups of `group`: of 16 channels, 2 each, as in the paper of 64 channels (32 groups)."""
 
 
 class MeanOnly(nn.Module):
@@ -49,7 +49,7 @@ def norm_layer(norm: Norm, channels: int, after_linear: bool) -> nn.Module | Non
         `batch` normalizes each channel to mean 0 and variance 1 over batch and positions, with a
         learned scale and shift (Ioffe & Szegedy 2015). `layer` does so over all channels and
         positions of one image (Ba et al. 2016). `mean_only` is `MeanOnly`. `group` does as `layer`
-        does in each of 8 groups of channels (Wu & He 2018), or fewer if 8 does not divide them.
+        does in each of 8 groups of channels (Wu & He 2018), or fewer if `channels` requires it.
     channels
         Channels of the map, or features of the vector.
     after_linear
@@ -69,7 +69,9 @@ def norm_layer(norm: Norm, channels: int, after_linear: bool) -> nn.Module | Non
         case "mean_only", _:
             return MeanOnly()
         case "group", _:
-            return nn.GroupNorm(gcd(MAX_GROUPS, channels), channels)
+            # At least two channels each: a single value would be normalized to 0.
+            groups = 1 if channels % 2 else gcd(MAX_GROUPS, channels // 2)
+            return nn.GroupNorm(groups, channels)
     raise ValueError(f"norm={norm}: valid: {', '.join(get_args(Norm))}")
 
 

@@ -220,8 +220,8 @@ class ResidualBlock(nn.Module):
         """Return the sum, after the activation if there is one."""
         if self.before is not None:
             x = self.before(x)
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        y = self.branch(x) + shortcut
+        y = self.branch(x)
+        y = y + (x if self.shortcut is None else self.shortcut(x))
         return y if self.after is None else self.after(y)
 
 
