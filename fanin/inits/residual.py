@@ -66,7 +66,7 @@ def residual_branches(model: nn.Module) -> list[ResidualBranch]:
         for child in getattr(block, "residual_branch", ()):
             if child not in children:
                 raise ConfigError(
-                    f"residual_branch of {name or 'the model'}: no child {child!r};"
+                    f"residual_branch of block {name or 'the model'}: no child {child!r};"
                     f" {suggest(child, children)}"
                 )
             modules |= children[child].named_modules(prefix=f"{name}.{child}".lstrip("."))
@@ -74,7 +74,7 @@ def residual_branches(model: nn.Module) -> list[ResidualBranch]:
             continue
         branch = ResidualBranch(name or "the model", modules, getattr(block, "zero_init", False))
         if not branch.weight_layers:
-            raise ConfigError(f"residual_branch of {branch.name}: it has no weight layer")
+            raise ConfigError(f"residual_branch of block {branch.name}: it has no weight layer")
         branches.append(branch)
     return branches
 

@@ -230,12 +230,15 @@ def test_vgg_has_its_depth_without_two_linear_layers(depth: int):
     convs = [name for name in names(network) if name.startswith("conv")]
     assert len(convs) == depth - 3
     # The convolutions of torchvision's models of these depths (torchvision.models.vgg).
-    assert sum(parameters(network.get_submodule(conv)) for conv in convs) == {
-        11: 9_220_480,
-        13: 9_404_992,
-        16: 14_714_688,
-        19: 20_024_384,
-    }[depth]
+    assert (
+        sum(parameters(network.get_submodule(conv)) for conv in convs)
+        == {
+            11: 9_220_480,
+            13: 9_404_992,
+            16: 14_714_688,
+            19: 20_024_384,
+        }[depth]
+    )
 
 
 def test_vgg_needs_images_of_32_pixels():

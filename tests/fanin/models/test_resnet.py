@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fanin.activations import Maxout
 from fanin.errors import ConfigError
 from fanin.inits import HeNormal, initialize, weight_layers
 from fanin.models import Multiplier, ResidualBlock, ResNet, ScalarBias
@@ -141,7 +142,9 @@ def test_fixup_has_one_multiplier_and_four_biases_per_block(version: str):
         kinds = [type(module) for module in block.modules()]
         assert kinds.count(Multiplier) == 1
         assert kinds.count(ScalarBias) == (3 if version == "v2" and block is network.block1 else 4)
-    assert all(conv.bias is None for conv in weight_layers(network).values() if conv is not network.fc1)
+    assert all(
+        conv.bias is None for conv in weight_layers(network).values() if conv is not network.fc1
+    )
     plain = build(depth=14, version=version, norm="none")
     x = torch.rand(2, 3, 9, 9).double()
     torch.testing.assert_close(network(x), plain(x))  # the biases are zeros in both
@@ -162,19 +165,21 @@ def test_probes_do_not_take_a_scalar_or_a_sum_for_an_activation(scalars):
             assert layer.activation is None
 
 
-@pytest.mark.parametrize(("depth", "nearest"), [(21, "20 and 26"), (7, "8 and 14"), (2, "8 and 14")])
+@pytest.mark.parametrize(
+    ("depth", "nearest"), [(21, "20 and 26"), (7, "8 and 14"), (2, "8 and 14")]
+)
 def test_a_depth_other_than_6n_plus_2_is_rejected(depth: int, nearest: str):
     with pytest.raises(ValueError, match=f"depth={depth}: must be 6n .* nearest are {nearest}"):
         ResNet(depth=depth)
 
 
 def test_fixup_scalars_exclude_a_norm():
-    with pytest.raises(ValueError, match=r"scalars=fixup replaces the normalization: set norm=none"):
+    with pytest.raises(
+        ValueError, match=r"scalars=fixup replaces the normalization: set norm=none"
+    ):
         ResNet(scalars="fixup")
 
 
 def test_maxout_is_rejected():
-    from fanin.activations import Maxout
-
     with pytest.raises(ConfigError, match="activation=maxout changes the number of channels"):
         ResNet().build(CIFAR, 10, Maxout)
