@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from experiments.config.groups import SHAPE_GROUPS
+from experiments.config.init_options import init_from_config
 from experiments.config.instantiate import TARGET
 from experiments.schema import Cell, build_cell, probe_quantities
 from experiments.user_code import user_code_error
@@ -34,6 +35,7 @@ class PartsChecker:
 
     def __init__(self) -> None:
         self._layers: dict[str, set[str]] = {}
+        self._inits: set[str] = set()
         self._texts: dict[int, tuple[Any, str]] = {}
 
     def check(self, config: Mapping[str, Any]) -> None:
@@ -48,6 +50,10 @@ class PartsChecker:
                 if name not in self._layers[memo]:
                     near = suggest(name, self._layers[memo])
                     raise ConfigError(f"{group}.{mapping}.{name}: no such layer; {near}")
+        init = memo + self._text(config["init"])
+        if init not in self._inits:
+            _check_init(config)
+            self._inits.add(init)
 
     def _text(self, node: Any) -> str:
         """Return a node as JSON, once per object: many cells share the objects of their groups."""
@@ -58,9 +64,8 @@ class PartsChecker:
 
 def _weight_layers(cell: Cell, config: Mapping[str, Any]) -> Mapping[str, nn.Module]:
     """Build the network and return its weight layers; run it if the user has written parts."""
-    is_own = isinstance(cell.model, ModuleModel) or not _is_in_fanin(cell.model)
     try:
-        if not (is_own or cell.objective.is_custom or cell.probe.quantities):
+        if not (_is_own(cell.model) or cell.objective.is_custom or cell.probe.quantities):
             with torch.device("meta"):
                 return weight_layers(cell.network())
         with torch.random.fork_rng(devices=[]):
@@ -73,6 +78,22 @@ def _weight_layers(cell: Cell, config: Mapping[str, Any]) -> Mapping[str, nn.Mod
         raise user_code_error("model", error) from error
     _warn_of_other_weights(network, layers, config)
     return layers
+
+
+def _check_init(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError if an init scheme does not apply to the network (`fixup`)."""
+    init = init_from_config(config["init"])
+    schemes = [init.scheme, *(layer.scheme for layer in init.layers.values())]
+    if any(hasattr(scheme, "for_model") for scheme in schemes):
+        cell = build_cell(config)
+        device = "cpu" if _is_own(cell.model) else "meta"  # your own may not support `meta`
+        with torch.random.fork_rng(devices=[]), torch.device(device):
+            init.for_model(cell.network())
+
+
+def _is_own(model: object) -> bool:
+    """Return True if the model or its network is not part of fanin."""
+    return isinstance(model, ModuleModel) or not _is_in_fanin(model)
 
 
 def _is_in_fanin(model: object) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from experiments.adapters import ADAPTERS, EXAMPLES
 from experiments.clip import Clip, ClipRule
 from experiments.config.groups import CELL_KEYS, GROUPS, SEEDS
+from experiments.config.identity import flatten
 from experiments.config.init_options import init_from_config, validate_init
 from experiments.config.instantiate import (
     TARGET,
@@ -115,6 +116,8 @@ def coerce_group(group: str, node: Any) -> Any:
     # Instantiate and discard: a class may check its arguments against each other.
     if group == "data":
         node = described(node, group)
+    if group == "clip" and isinstance(node.get("factors"), Mapping):
+        node = {**node, "factors": dict(flatten(node["factors"]))}  # `block1.conv1` nests mappings
     if group in WRAPPERS:
         option, _ = split_wrapped(WRAPPERS[group], node, group)
         _check_type(group, option, instantiate(option, group))

@@ -7,7 +7,7 @@ the schemes; this module reads them from a config.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, get_type_hints
@@ -116,7 +116,23 @@ def _split(
             raise ConfigError(f"{key_path}.{key}: no such key; {suggestion}")
     hint = dict[str, dict[str, Any]]
     layers = check_value(node.get("layers") or {}, hint, f"{key_path}.layers")
+    layers = dict(_join_names(layers, (*known, *COMMON_KEYS)))
     return scheme_node, {"gain": 1.0, "bias": None} | _common(node, key_path), layers
+
+
+def _join_names(
+    layers: Mapping[str, Any], keys: Collection[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield (layer name, override), with the names of nested mappings joined by dots.
+
+    `init.layers.block1.conv1.gain=0.5` nests a mapping for each part of the name `block1.conv1`.
+    """
+    for name, value in layers.items():
+        is_nested = isinstance(value, Mapping) and value and not set(value) & {*keys, TARGET}
+        if is_nested and all(isinstance(child, Mapping) for child in value.values()):
+            yield from _join_names(value, keys, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _common(node: Mapping[str, Any], key_path: str) -> dict[str, Any]:

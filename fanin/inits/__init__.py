@@ -15,6 +15,7 @@ from fanin.inits.distributions import (
 )
 from fanin.inits.init import Init, LayerInit, NormalBias, initialize, to_init
 from fanin.inits.orthogonal import DeltaOrthogonal, Orthogonal
+from fanin.inits.residual import Fixup, ResidualBranch, SkipInit, residual_branches
 from fanin.inits.scheme import (
     CalibratedScheme,
     FunctionScheme,
@@ -41,6 +42,7 @@ __all__ = [
     "Constant",
     "DeltaOrthogonal",
     "Fan",
+    "Fixup",
     "FunctionScheme",
     "GaussianScheme",
     "HeNormal",
@@ -56,7 +58,9 @@ __all__ = [
     "NormalBias",
     "Orthogonal",
     "PytorchDefault",
+    "ResidualBranch",
     "Scheme",
+    "SkipInit",
     "TruncatedNormal",
     "Uniform",
     "UniformScheme",
@@ -66,6 +70,7 @@ __all__ = [
     "XavierUniform",
     "Zeros",
     "initialize",
+    "residual_branches",
     "to_init",
     "to_scheme",
     "weight_layers",

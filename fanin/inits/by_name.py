@@ -16,6 +16,7 @@ from fanin.inits.distributions import (
     Zeros,
 )
 from fanin.inits.orthogonal import DeltaOrthogonal, Orthogonal
+from fanin.inits.residual import Fixup, SkipInit
 from fanin.inits.scheme import Scheme
 from fanin.inits.variance_scaling import (
     HeNormal,
@@ -38,6 +39,7 @@ SCHEMES: Mapping[str, Callable[[], Scheme]] = {
     "certified": _certified,
     "constant": lambda: Constant(0.01),
     "delta_orthogonal": DeltaOrthogonal,
+    "fixup": Fixup,
     "he_normal": HeNormal,
     "he_uniform": HeUniform,
     "lecun_normal": LecunNormal,
@@ -46,6 +48,7 @@ SCHEMES: Mapping[str, Callable[[], Scheme]] = {
     "normal": lambda: Normal(0.01),
     "orthogonal": Orthogonal,
     "pytorch_default": PytorchDefault,
+    "skipinit": SkipInit,
     "truncated_normal": TruncatedNormal,
     "uniform": lambda: Uniform(0.0, 1.0),
     "xavier_normal": XavierNormal,

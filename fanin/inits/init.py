@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fanin.errors import ConfigError, suggest
 from fanin.inits.by_name import to_scheme
-from fanin.inits.distributions import Constant, Normal
+from fanin.inits.distributions import Constant, Normal, Zeros
 from fanin.inits.scheme import CalibratedScheme, LayerContext, Scheme
 from fanin.inits.weight_shape import Moments, WeightShape, weight_layers
 
@@ -147,16 +147,29 @@ class Init:
     def for_model(self, model: nn.Module) -> dict[str, LayerInit]:
         """Return the initialization of each weight layer by name; the last is the output layer.
 
+        Layers with an attribute `zero_init = True` are zero unless `layers` names them.
+
         Raises
         ------
         ConfigError
-            `layers` names a layer that the model lacks.
+            `layers` names a layer that the model lacks, or a scheme does not apply to the model.
         """
-        names = list(weight_layers(model))
+        modules = weight_layers(model)
+        output = next(reversed(modules), None)
         for name in self.layers:
-            if name not in names:
-                raise ConfigError(f"init.layers.{name}: no such layer; {suggest(name, names)}")
-        return {name: self.for_layer(name, is_output=name == names[-1]) for name in names}
+            if name not in modules:
+                raise ConfigError(f"init.layers.{name}: no such layer; {suggest(name, modules)}")
+        schemes: dict[int, Mapping[str, Scheme]] = {}  # by scheme
+        layers = {}
+        for name, module in modules.items():
+            layer = self.for_layer(name, is_output=name == output)
+            if id(layer.scheme) not in schemes:
+                for_model = getattr(layer.scheme, "for_model", None)
+                schemes[id(layer.scheme)] = for_model(model) if callable(for_model) else {}
+            is_zero = getattr(module, "zero_init", False) and name not in self.layers
+            scheme = Zeros() if is_zero else schemes[id(layer.scheme)].get(name, layer.scheme)
+            layers[name] = replace(layer, scheme=scheme)
+        return layers
 
 
 def to_init(init: Init | Scheme | str) -> Init:
@@ -185,8 +198,8 @@ def initialize(
     """Draw all weights and biases of a model's linear and convolution layers, in place.
 
     Every tensor has its own random stream, so changing the depth, or the scheme of one layer, does
-    not change the draws of the other layers. Other modules keep torch's initialization
-    (normalization: weight 1, bias 0).
+    not change the draws of the other layers. Other modules keep their initialization
+    (normalization: weight 1, bias 0), except the scalars that `SkipInit` sets.
 
     If a scheme calibrates on data (LSUV), the gain is applied after the calibration, which would
     otherwise undo it.
@@ -205,8 +218,9 @@ def initialize(
     Raises
     ------
     ConfigError
-        `init.layers` names a layer that the model lacks, a scheme calibrates on data and `images`
-        is None, or a scheme's sample has the wrong shape.
+        `init.layers` names a layer that the model lacks, a scheme does not apply to the model (such
+        as `Fixup` without residual branches), a scheme calibrates on data and `images` is None, or
+        a scheme's sample has the wrong shape.
 
     Examples
     --------
@@ -228,6 +242,9 @@ def initialize(
         module.weight.copy_(layer.sample_weight(weight, generator_for(f"{name}.weight")))
         if module.bias is not None:
             module.bias.copy_(layer.sample_bias(weight, generator_for(f"{name}.bias")))
+    set_scalars = getattr(init.scheme, "set_scalars", None)
+    if callable(set_scalars):
+        set_scalars(model)
     if not calibrated:
         return
     if images is None:

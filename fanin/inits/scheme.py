@@ -16,10 +16,12 @@ from fanin.inits.weight_shape import Moments, WeightShape
 class Scheme(Protocol):
     """Interface of an init scheme.
 
-    A scheme may have two further methods. `moments(weight) -> Moments | None` returns the mean and
+    A scheme may have further methods. `moments(weight) -> Moments | None` returns the mean and
     variance of a weight, which theories need; they are unknown if the method is missing or returns
     None. `bias(weight, layer) -> Scheme` returns the scheme of the biases, which are drawn like the
-    weights of a linear layer with one input.
+    weights of a linear layer with one input. `for_model(model) -> Mapping[str, Scheme]` returns the
+    layers that another scheme draws, by name, and raises ConfigError if the scheme does not apply
+    to the model. `set_scalars(model)` sets parameters outside weight layers, in place.
     """
 
     def sample(self, weight: WeightShape, generator: torch.Generator) -> Tensor:

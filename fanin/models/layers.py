@@ -8,6 +8,7 @@ a batch of one image makes `batch` raise an error and `mean_only` return 0.
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Norm = Literal["none", "batch", "layer", "mean_only"]
+Norm = Literal["none", "batch", "layer", "mean_only", "group"]
+
+MAX_GROUPS = 8
+"""Groups of `group`: of 16 channels, 2 each, as in the paper of 64 channels (32 groups)."""
 
 
 class MeanOnly(nn.Module):
@@ -44,7 +48,8 @@ def norm_layer(norm: Norm, channels: int, after_linear: bool) -> nn.Module | Non
     norm
         `batch` normalizes each channel to mean 0 and variance 1 over batch and positions, with a
         learned scale and shift (Ioffe & Szegedy 2015). `layer` does so over all channels and
-        positions of one image (Ba et al. 2016). `mean_only` is `MeanOnly`.
+        positions of one image (Ba et al. 2016). `mean_only` is `MeanOnly`. `group` does as `layer`
+        does in each of 8 groups of channels (Wu & He 2018), or fewer if `channels` requires it.
     channels
         Channels of the map, or features of the vector.
     after_linear
@@ -63,6 +68,10 @@ def norm_layer(norm: Norm, channels: int, after_linear: bool) -> nn.Module | Non
             return nn.GroupNorm(1, channels)
         case "mean_only", _:
             return MeanOnly()
+        case "group", _:
+            # At least two channels each: a single value would be normalized to 0.
+            groups = 1 if channels % 2 else gcd(MAX_GROUPS, channels // 2)
+            return nn.GroupNorm(groups, channels)
     raise ValueError(f"norm={norm}: valid: {', '.join(get_args(Norm))}")
 
 

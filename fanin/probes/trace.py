@@ -14,6 +14,7 @@ from torch.nn.modules import batchnorm, conv, dropout, instancenorm, normalizati
 
 from fanin.activations import channels_per_unit
 from fanin.models.layers import LocalResponseNorm, MeanOnly, SeededDropout
+from fanin.models.scalars import Multiplier, ScalarBias
 
 Layer = nn.Linear | conv._ConvNd  # weight layers, including transposed convolutions
 
@@ -25,6 +26,7 @@ NORMALIZATIONS = (
     normalization.GroupNorm,
     MeanOnly,
 )
+SCALARS = (Multiplier, ScalarBias)
 # Modules after a weight layer that are not activations.
 NOT_ACTIVATIONS = (
     nn.Flatten,
@@ -44,8 +46,8 @@ class LayerTrace:
     """Inputs and outputs of one weight layer on a batch.
 
     `activation` is the output of the elementwise module (or maxout) that follows the layer,
-    directly or after a normalization. It is None if no such module follows. A function called in
-    `forward` is not a module, so hooks cannot record it.
+    directly or after a normalization or scalar. It is None if no such module follows, as before a
+    residual sum. A function called in `forward` is not a module, so hooks cannot record it.
     """
 
     name: str
@@ -64,7 +66,7 @@ def trace(
     computed. The model and the images are not changed.
     """
     layers: list[LayerTrace] = []
-    tracked: Tensor | None = None  # output of the last weight layer or of its normalization
+    tracked: Tensor | None = None  # output of the last weight layer, its norm or its scalars
 
     def record(
         name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Any
@@ -74,7 +76,7 @@ def trace(
             layers.append(LayerTrace(name, module, inputs[0], output))
         elif tracked is None or not inputs or inputs[0] is not tracked:
             return None
-        elif not isinstance(module, NORMALIZATIONS):
+        elif not isinstance(module, NORMALIZATIONS + SCALARS):
             tracked = None
             is_tensor = isinstance(output, Tensor)  # recurrent modules return tuples
             if isinstance(module, NOT_ACTIVATIONS) or not is_tensor:

@@ -205,6 +205,17 @@ def test_invalid_arguments_exit_with_status_2(
     assert len(error.splitlines()) <= 2
 
 
+@pytest.mark.parametrize("init", ["init=he_normal", "init=fixup"])
+def test_a_residual_model_is_refused_in_one_line(
+    run_predict: Predict, capsys: pytest.CaptureFixture[str], init: str
+) -> None:
+    with pytest.raises(SystemExit):
+        run_predict("model=resnet", "model.depth=8", "model.norm=none", init)
+    error = capsys.readouterr().err
+    assert error.startswith("no prediction for layer block1: ResidualBlock is not supported")
+    assert len(error.splitlines()) == 1
+
+
 def test_a_custom_scheme_without_moments_is_refused(
     run_predict: Predict,
     capsys: pytest.CaptureFixture[str],

@@ -33,6 +33,7 @@ from experiments.training.loader import BatchOrder
 
 pytestmark = pytest.mark.usefixtures("worker_settings")
 HERE = Path(__file__).parent
+RESNET = "model=resnet model.depth=8 model.width=3 probe.size=4 train.steps=12"
 ALEXNET = "model=alexnet model.width=4 model.dense=8 data.side=15 probe.draws=1 train.steps=12"
 
 
@@ -48,6 +49,8 @@ ALEXNET = "model=alexnet model.width=4 model.dense=8 data.side=15 probe.draws=1 
         (f"{ALEXNET} model.norm=batch model.lrn=true train.dtype=bfloat16", (7,)),
         ("model=plain model.depth=3 model.norm=layer train.dtype=float16 probe.draws=0", (13,)),
         ("model=mlp activation._target_=parts.Stateful", (9, 9)),
+        (f"{RESNET} model.norm=batch model.zero_init=true probe.steps=[5] optim=adam", (1, 6)),
+        (f"{RESNET} model.norm=none model.scalars=multiplier init=skipinit probe.steps=[5]", (7,)),
     ],
     ids=str,
 )
@@ -183,7 +186,6 @@ def test_except_exception_in_a_network_does_not_catch_stopped(cell_config, monke
 
 # --- killed processes -------------------------------------------------------------------------
 
-STEPS = 1000
 TIMEOUT = 300  # seconds
 
 
@@ -212,9 +214,12 @@ def kill_after(process: subprocess.Popen[str], folder: Path, name: str, n_steps:
 
 
 @pytest.mark.slow
-def test_a_killed_cell_repeats_no_saved_step(cell_config, tmp_path):
-    overrides = ("model=mlp", "optim=adam", f"train.steps={STEPS}", "train.evaluate_every=30")
-    config = cell_config(*small_overrides(*overrides))
+@pytest.mark.parametrize(
+    ("model", "n_steps"), [("model=mlp", 1000), ("model=resnet model.depth=8 model.width=2", 300)]
+)
+def test_a_killed_cell_repeats_no_saved_step(cell_config, tmp_path, model, n_steps):
+    overrides = ("optim=adam", f"train.steps={n_steps}", "train.evaluate_every=30")
+    config = cell_config(*small_overrides(*model.split(), *overrides))
     # A number is written before its step and saved after it, so the last step may be saved or not.
     first = 0
     for name in ("one", "two", "three"):
@@ -222,15 +227,15 @@ def test_a_killed_cell_repeats_no_saved_step(cell_config, tmp_path):
         assert steps == list(range(steps[0], steps[0] + len(steps)))
         assert steps[0] in (first, first + 1)
         first = steps[-1]
-    assert 100 < first < STEPS - 1, "the process was not killed during training"
+    assert 100 < first < n_steps - 1, "the process was not killed during training"
     last = start_process(tmp_path, "last", config)
     output, _ = last.communicate(timeout=TIMEOUT)
     assert json.loads(output) == {"load_error": None, "save_error": None}
     rest = read_steps(tmp_path, "last")
     assert rest[0] in (first, first + 1)
-    assert rest == list(range(rest[0], STEPS))
+    assert rest == list(range(rest[0], n_steps))
 
     (tmp_path / "checkpoint").unlink()
     assert start_process(tmp_path, "uninterrupted", config).wait(TIMEOUT) == 0
     assert (tmp_path / "last-bits").read_text() == (tmp_path / "uninterrupted-bits").read_text()
-    assert read_steps(tmp_path, "uninterrupted") == list(range(STEPS))
+    assert read_steps(tmp_path, "uninterrupted") == list(range(n_steps))

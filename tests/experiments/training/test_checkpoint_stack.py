@@ -40,6 +40,7 @@ def all_bits(results) -> dict[int, str]:
 
 
 PROBED = (*MLP, "optim.momentum=0.5", "train.evaluate_every=5", "probe.steps=[3,20]")
+RESNET = ("model=resnet", "model.depth=8", "model.width=2", "train.steps=12", "probe.draws=1")
 ALEXNET = ("model=alexnet", "data.side=15", "model.width=4", "model.dense=8", "train.steps=18")
 
 
@@ -50,8 +51,9 @@ ALEXNET = ("model=alexnet", "data.side=15", "model.width=4", "model.dense=8", "t
         (PROBED, RATES, (13, 13)),  # between the divergence and its detection
         (("model=two_layer", "optim=adam", "model.norm=batch"), (0.01, 0.002, 0.03), (6, 20)),
         ((*ALEXNET, "model.dropout=0.5"), (0.01, 1e9), (13,)),
+        ((*RESNET, "model.shortcut=B"), (0.1, 0.01), (6,)),
     ],
-    ids=["mlp", "mlp found later", "two_layer", "alexnet"],
+    ids=["mlp", "mlp found later", "two_layer", "alexnet", "resnet"],
 )
 def test_a_resumed_stack_equals_an_uninterrupted_one(configs, tmp_path, case, rates, stops):
     cells = configs(*case, rates=rates)

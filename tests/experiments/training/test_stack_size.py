@@ -63,6 +63,13 @@ SLOW = {
         f"{width} wide {dtype}": f"model=mlp model.width={width} train.dtype={dtype}"
         for width, dtype in ((511, "float32"), (512, "float64"), (1024, "float32"))
     },
+    **{
+        f"resnet {version} {norm} {size}": (
+            f"model=resnet model.depth=8 model.width=6 model.version={version} model.norm={norm} "
+            f"model.shortcut=B data.channels=3 train.batch_size={size} activation=silu optim=adam"
+        )
+        for version, norm, size in (("v1", "batch", 7), ("v2", "group", 64), ("v2", "none", 32))
+    },
     "CIFAR's shape": (
         "model=plain model.depth=3 model.width=16 data.channels=3 data.image_side=32 "
         "train.batch_size=64 activation=tanh"

@@ -18,7 +18,15 @@ CIRCULAR = f"{PLAIN} model.padding_mode=circular"
 ALEXNET = "model=alexnet model.width=4 model.dense=7 data.image_side=15"
 ALEXNET_2012 = f"{ALEXNET} model.groups=2 model.lrn=true model.dropout=0.5"
 FITNET4 = "model=fitnet4 model.width=2 data.image_side=4"
-MODELS = (LINEAR, MLP, TWO_LAYER, PLAIN, CIRCULAR, ALEXNET, ALEXNET_2012, FITNET4)
+RESNET = "model=resnet model.depth=8 model.width=2 data.image_side=5"
+VGG = "model=vgg model.depth=11 model.width=1 data.image_side=32"
+MODELS = (LINEAR, MLP, TWO_LAYER, PLAIN, CIRCULAR, ALEXNET, ALEXNET_2012, FITNET4, VGG)
+RESNETS = (
+    f"{RESNET} model.norm=batch model.shortcut=B model.zero_init=true",
+    f"{RESNET} model.norm=group model.version=v2",
+    f"{RESNET} model.norm=none model.version=v2 model.shortcut=B model.zero_init=true",
+    f"{RESNET} model.norm=none model.scalars=fixup",
+)
 NORMS = ("none", "batch", "layer", "mean_only")
 CLIPS = (
     "clip=none",
@@ -44,7 +52,7 @@ ALL_MODELS = [
     f"{model} model.norm={norm}" if model != LINEAR else model
     for model in MODELS
     for norm in (NORMS if model != LINEAR else ("none",))
-]
+] + list(RESNETS)
 MIXED = (  # at least one option of each group
     f"{LINEAR} loss=mse head=softmax clip=none",
     f"{MLP} model.norm=batch optim=adam activation=gelu clip=norm clip.max_norm=0.1",
@@ -53,6 +61,8 @@ MIXED = (  # at least one option of each group
     f"{CIRCULAR} model.norm=layer activation=tanh schedule=warmup +clip.factors.conv1=0",
     f"{ALEXNET_2012} model.norm=none optim=adam activation=elu",
     f"{FITNET4} activation=maxout",
+    f"{VGG} model.norm=batch",
+    *RESNETS,
 )
 
 pytestmark = pytest.mark.usefixtures("worker_settings")

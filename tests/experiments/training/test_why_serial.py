@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from stacks import SMALL
-from test_stacked_against_serial import ACTIVATIONS, CLIPS, LOSSES, MODELS, SCHEDULES
+from test_stacked_against_serial import ACTIVATIONS, CLIPS, LOSSES, MODELS, RESNETS, SCHEDULES
 from torch import Tensor, nn
 
 from experiments.optim import Sgd
@@ -102,7 +102,7 @@ def test_an_inplace_activation_can_be_stacked(cell_config):
 def test_every_option_can_be_stacked(cell_config):
     groups = ("activation", ACTIVATIONS), ("schedule", SCHEDULES)
     options = [[f"{group}={option}"] for group, choices in groups for option in choices]
-    options += [case.split() for case in (*MODELS, *CLIPS, *LOSSES)]
+    options += [case.split() for case in (*MODELS, *RESNETS, *CLIPS, *LOSSES)]
     for option in options:
         keys = {text.partition("=")[0] for text in option}
         small = [text for text in SMALL if text.partition("=")[0] not in keys]

@@ -9,7 +9,7 @@ from torch import nn
 
 from experiments.config.instantiate import instantiate, validate
 from fanin.errors import ConfigError
-from fanin.models import AlexNet, FitNet4, Linear, Mlp, Plain, TwoLayer
+from fanin.models import AlexNet, FitNet4, Linear, Mlp, Plain, TwoLayer, Vgg
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 OPTIONS = sorted((Path(__file__).parents[3] / "conf" / "model").glob("*.yaml"))
@@ -128,11 +128,11 @@ def test_layers_are_named_in_forward_order():
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("norm", ["batch", "layer", "mean_only"])
+@pytest.mark.parametrize("norm", ["batch", "layer", "mean_only", "group"])
 def test_norm_follows_every_weight_layer_except_the_last(name: str, norm: str):
-    if name == "linear":
+    if name in ("linear", "resnet"):  # without a norm, and not a sequence
         return
-    network = type(MODELS[name])(norm=norm).build(MNIST, 10, nn.Tanh)
+    network = type(MODELS[name])(norm=norm).build((1, 32, 32), 10, nn.Tanh)
     layers = names(network)
     weight_layers = [layer for layer in layers if layer.startswith(("conv", "fc"))]
     following = [layers[layers.index(layer) + 1] for layer in weight_layers[:-1]]
@@ -140,7 +140,7 @@ def test_norm_follows_every_weight_layer_except_the_last(name: str, norm: str):
     assert layers[-1] == weight_layers[-1]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"vgg"}))
 @pytest.mark.parametrize("side", [7, 14, 15])
 def test_small_images_work_or_are_rejected_with_a_hint(name: str, side: int):
     if name == "alexnet" and side < 15:
@@ -187,8 +187,9 @@ def test_groups_need_an_even_width():
         instantiate({"_target_": "fanin.models.AlexNet", "width": 25, "groups": 2}, "model")
 
 
-@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"fitnet4"}))  # its size is constant
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"fitnet4", "resnet", "vgg"}))
 def test_networks_can_be_built_on_the_meta_device(name: str):
+    """The number of parameters of the models left out does not grow with the images."""
     with torch.device("meta"):
         network = MODELS[name].build((1, 4096, 4096), 10, nn.ReLU)
     assert {p.device.type for p in network.parameters()} == {"meta"}
@@ -200,3 +201,58 @@ def test_alexnet_with_all_options_runs_in_every_dtype(dtype: torch.dtype):
     model = AlexNet(groups=2, lrn=True, dropout=0.5, norm="batch")
     network = model.build(CIFAR, 10, nn.ReLU).to(dtype).eval()
     assert network(torch.rand(2, *CIFAR, dtype=dtype)).dtype == dtype
+
+
+# --- VGG --------------------------------------------------------------------------------------
+
+
+def test_vgg_16_has_the_layers_of_configuration_d():
+    """Table 1 of Simonyan & Zisserman 2015, with one linear layer."""
+    layers = []
+    for layer in Vgg(norm="batch").build(CIFAR, 10, nn.ReLU):
+        match layer:
+            case nn.Conv2d(kernel_size=(3, 3)):
+                layers.append(layer.out_channels)
+            case nn.MaxPool2d(kernel_size=2, stride=2):
+                layers.append("maxpool")
+            case nn.Linear():
+                layers.append((layer.in_features, layer.out_features))
+    assert layers == [
+        *(64, 64, "maxpool", 128, 128, "maxpool", 256, 256, 256, "maxpool"),
+        *(512, 512, 512, "maxpool", 512, 512, 512, "maxpool", (512, 10)),
+    ]
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_vgg_has_its_depth_without_two_linear_layers(depth: int):
+    with torch.device("meta"):
+        network = Vgg(depth=depth).build(CIFAR, 10, nn.ReLU)
+    convs = [name for name in names(network) if name.startswith("conv")]
+    assert len(convs) == depth - 3
+    # The convolutions of torchvision's models of these depths (torchvision.models.vgg).
+    assert (
+        sum(parameters(network.get_submodule(conv)) for conv in convs)
+        == {
+            11: 9_220_480,
+            13: 9_404_992,
+            16: 14_714_688,
+            19: 20_024_384,
+        }[depth]
+    )
+
+
+def test_vgg_needs_images_of_32_pixels():
+    network = Vgg(depth=19, width=1).build((1, 32, 32), 10, nn.ReLU)
+    assert network(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+    message = "pool16: a 2x2 pool does not fit on a 1x1 map; set data.side to 32"
+    with pytest.raises(ConfigError, match=message):
+        Vgg(depth=19, width=1).build((1, 31, 31), 10, nn.ReLU)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(64, 8), (16, 8), (12, 2), (4, 2), (2, 1), (9, 1), (1, 1)]
+)
+def test_groups_of_a_group_norm_have_at_least_two_channels(channels: int, groups: int):
+    network = Mlp(depth=2, width=channels, norm="group").build(MNIST, 10, nn.ReLU)
+    assert network.norm1.num_groups == groups
+    assert network(torch.rand(2, *MNIST)).shape == (2, 10)
