@@ -105,7 +105,7 @@ def test_a_command_with_a_failed_cell_is_not_recorded(
     def fail(*_):
         raise ValueError("no luck")
 
-    monkeypatch.setattr("experiments.optim.Sgd.update", fail)
+    monkeypatch.setattr("experiments.training.in_place.InPlaceNetwork.step", fail)
     assert site.run() == 1
     assert not site.folder.finished.exists()
 
