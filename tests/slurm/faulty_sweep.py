@@ -125,10 +125,14 @@ class FaultySweep(SweepCommand):
         return "".join(p.read_text() for p in sorted(self.folder.slurm.glob("*/logs/*")))
 
     def leftovers(self) -> list[str]:
-        """Return jobs, leases, checkpoints and partial files; a finished sweep has none."""
+        """Return leases, checkpoints and partial files after the last job's end.
+
+        A finished sweep has none. Its command may end a moment before its last job.
+        """
+        self.wait_until_jobs_end()
         paths = [*self.folder.journals.glob("*"), *self.folder.checkpoints.glob("*")]
         paths += self.folder.root.rglob("*.part")
-        return self.active_tasks() + [str(path) for path in paths]
+        return [str(path) for path in paths]
 
 
 def reference_results(sweep: FaultySweep) -> Path:

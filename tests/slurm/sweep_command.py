@@ -103,6 +103,10 @@ class SweepCommand:
                 raise AssertionError(f"the command ended first:\n{last.communicate()[0]}")
             time.sleep(0.05)
 
+    def wait_until_jobs_end(self) -> None:
+        """Wait until no array task is pending or running."""
+        self.wait_until(lambda: not self.active_tasks(), while_alive=False)
+
     def active_tasks(self) -> list[str]:
         """Return state, job id and job name of all pending and running array tasks."""
         return self.cluster.sh("squeue -h -r -o '%T %F_%K %j'").splitlines()

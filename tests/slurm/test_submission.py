@@ -109,7 +109,7 @@ def test_cells_of_slurm_jobs_run_nowhere_else_until_cancelled(sweep: SweepComman
     assert "fanin cancel" in output
     cancelled = sweep.run_module("cancel")
     assert cancelled.returncode == 0, cancelled.stderr
-    assert not sweep.active_tasks()
+    sweep.wait_until_jobs_end()
     assert not list(sweep.folder.journals.glob("*"))
     status, output = sweep.run("seed=range(4)", runner=("runner=local", "sweep.mode=plan"))
     assert status == 0
@@ -128,7 +128,7 @@ def test_tasks_cancelled_by_a_user_are_not_resubmitted(sweep: SweepCommand) -> N
     assert process.returncode == 1, output
     assert "[0]: Slurm job" in output
     assert "[1]: Slurm job" in output
-    assert not sweep.active_tasks()
+    sweep.wait_until_jobs_end()
     assert not list(sweep.folder.journals.glob("*"))
 
 
@@ -145,7 +145,7 @@ def test_a_job_without_heartbeat_is_resubmitted(sweep: SweepCommand) -> None:
     assert sweep.outcomes() == Counter(ok=2)
     # On a busy machine the second job may time out during its imports too.
     assert len(sweep.arrays()) >= 2
-    assert not sweep.active_tasks()
+    sweep.wait_until_jobs_end()
 
 
 def test_submission_waits_for_the_controller(sweep: SweepCommand) -> None:

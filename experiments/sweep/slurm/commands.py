@@ -15,7 +15,7 @@ UNAVAILABLE = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Connection (refused|timed out|reset)"
     r"|Resource temporarily unavailable|Transport endpoint|Zero Bytes|slurm_persist_conn"
     r"|Unable to connect to database|Unexpected message received|backup controller"
-    r"|Slurm temporarily unable|Communication connection failure",
+    r"|Slurm temporarily unable|Communication connection failure|missing socket",
     re.IGNORECASE,
 )
 NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
