@@ -22,7 +22,13 @@ from experiments.training.engines import TrainSpec
 
 CPU = torch.device("cpu")
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
-CIFAR_MODELS = ("alexnet", "fitnet4", "plain")  # the others are measured on MNIST's shape
+CIFAR_MODELS = (
+    "alexnet",
+    "fitnet4",
+    "plain",
+    "resnet",
+    "vgg",
+)  # the others are measured on MNIST's shape
 N_IMAGES = 2048
 
 

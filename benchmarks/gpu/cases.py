@@ -33,6 +33,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "model=fitnet4": ("model.width=4",),
     "model=mlp": ("model.width=32",),
     "model=plain": ("model.depth=6", "model.width=8"),
+    "model=resnet": ("model.depth=8", "model.width=4"),
+    "model=vgg": ("data.image_side=32", "model.depth=11", "model.width=4"),
+    "init=fixup": ("model=resnet", "model.depth=8", "model.width=4", "model.norm=none"),
+    "init=skipinit": (
+        *("model=resnet", "model.depth=8", "model.width=4", "model.norm=none"),
+        "model.scalars=multiplier",
+    ),
     "optim=sgd": ("optim.momentum=0.9", "optim.weight_decay=0.01"),
     "optim=adam": ("optim.eps=0.1", "optim.beta2=0.9", "optim.weight_decay=0.01"),
     "optim=adamw": ("optim.eps=0.1", "optim.beta2=0.9"),

@@ -13,7 +13,9 @@ from experiments.schema import build_cell
 
 @pytest.mark.parametrize("model", models())
 def test_the_flops_are_those_that_torch_counts_in_a_step(model):
-    network, shape = build_cell(config(f"model={model}", "data.side=28")).network(), (1, 28, 28)
+    shape = image_shape(model)
+    data = "cifar10" if shape[0] == 3 else "mnist"
+    network = build_cell(config(f"model={model}", f"data={data}")).network()
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(network(torch.zeros(4, *shape)), torch.zeros(4).long()).backward()
     assert step_cost(network, shape, 4).flops == counter.get_total_flops()

@@ -24,7 +24,7 @@ def modules(graph: Graph) -> list[Node]:
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
-    "name", [name for name, model in MODELS.items() if hasattr(model, "build")]
+    "name", [name for name, model in MODELS.items() if hasattr(model, "build") and name != "resnet"]
 )
 def test_the_models_of_the_suite_give_the_same_layers_and_shapes(name: str, training: bool):
     network = MODELS[name].build(IMAGE, 10, nn.Tanh).train(training)
