@@ -57,6 +57,8 @@ def inject_fault() -> None:
         path.unlink()
     if kind == "slow":
         time.sleep(0.5)
+    if kind == "very slow":  # 2 minutes for a cell
+        time.sleep(2)
     while kind == "hang":  # until the file changes
         time.sleep(0.05)
         kind = path.read_text() if path.exists() else ""

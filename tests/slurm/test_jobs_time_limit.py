@@ -28,7 +28,7 @@ def blocks_sigusr2(pid: int) -> bool:
 
 @run_concurrently
 def test_at_its_time_limit_a_job_requeues_itself(sweep: FaultySweep) -> None:
-    sweep.set_fault("slow", 1)
+    sweep.set_fault("very slow", 1)
     # Slurm sends the signal up to a minute early. On a busy machine the first seconds are imports.
     limits = ("runner.slurm.time_minutes=2", "runner.slurm.signal_seconds=30")
     process = sweep.start("init.number=range(3)", "runner.pack_cells=3", *limits)
