@@ -121,9 +121,12 @@ class ConfigCatalog:
             if self._common is None:
                 self._common = _own_keys(repository, self._config_name)
             loaded = repository.load_config(f"{group}/{option}")
+            if loaded is None:
+                return None
             node: Any = OmegaConf.to_container(loaded.config)
             has_defaults = loaded.defaults_list or any(loaded.header.values())
-        except Exception:  # Hydra composes the option, and describes the error
+        except (HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError):
+            # Hydra composes the option, and describes the error.
             return None
         common = self._common.get(group, {})
         if has_defaults or not isinstance(node, dict) or not common.keys().isdisjoint(node):

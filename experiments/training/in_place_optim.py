@@ -45,8 +45,8 @@ def in_place_optimizer(
     is_fused = all(parameter.dtype in FUSED_DTYPES for parameter in params.values())
     if is_fused and type(optim) is Sgd:
         return _FusedSgd(optim, params, state)
-    if is_fused and type(optim) in (Adam, AdamW):
-        return _FusedAdam(optim, params, state, n_updates)  # type: ignore[arg-type]
+    if is_fused and isinstance(optim, Adam | AdamW) and type(optim) in (Adam, AdamW):
+        return _FusedAdam(optim, params, state, n_updates)
     return _Functional(optim, params, state)
 
 

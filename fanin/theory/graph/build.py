@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fanin.graph import Graph, Node
 from fanin.theory.elementwise import Function, copy_state, elementwise
@@ -21,8 +22,6 @@ from fanin.theory.graph.over_channels import WeightLayer
 from fanin.theory.graph.propagate import Step
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments, moments_of
-
-Value = Float[Tensor, "..."] | float | int
 
 
 class Builder:
@@ -115,10 +114,6 @@ class Builder:
                 node, "it uses a tensor of different constants, which is not supported"
             )
         return float(first)
-
-    def tensor(self, value: object) -> Tensor:
-        """Return a constant node's value."""
-        return self._constants[value] if isinstance(value, Node) else torch.as_tensor(value)
 
     # --- adding steps ---------------------------------------------------------------------------
 
@@ -218,8 +213,6 @@ def as_function(node: Node) -> Callable[[Tensor], Tensor]:
     """Return a node's call as a float64 function of its first input that depends on the images."""
     source = first_field(node)
     if isinstance(node.target, nn.Module):
-        from torch.func import functional_call
-
         state = copy_state(node.target, "cpu")
         return lambda x: functional_call(node.target, state, (x.clone(),))
 

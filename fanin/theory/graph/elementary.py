@@ -84,7 +84,7 @@ class Linear:
     function: SampleFunction
 
     def forward(self, x: Channel) -> Channel:
-        shape, gaussian = self._shape(x.shape), None
+        shape, gaussian = _output_shape(self.function, x.shape), None
         matrix = self._matrix_of(x.shape)
         if x.gaussian is not None:
             mean = x.mean @ matrix()
@@ -114,10 +114,6 @@ class Linear:
             linear_in=g.linear_in,
         )
 
-    def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        out = self.function(torch.zeros(shape[0], 1, *shape[1:], dtype=torch.float64))
-        return (len(out), *out.shape[2:])
-
     def _matrix_of(self, shape: tuple[int, ...]) -> Callable[[], Tensor]:
         cache: list[Tensor] = []
 
@@ -143,7 +139,7 @@ class Mixing:
     function: SampleFunction
 
     def forward(self, x: Channel) -> Channel:
-        shape = Linear(self.function)._shape(x.shape)
+        shape = _output_shape(self.function, x.shape)
         return Channel(
             shape,
             lambda: self.function(x.samples),
@@ -200,6 +196,11 @@ class Scale:
 
 
 ChannelRule = Elementwise | Linear | Mixing | Scale
+
+
+def _output_shape(function: SampleFunction, shape: tuple[int, ...]) -> tuple[int, ...]:
+    out = function(torch.zeros(shape[0], 1, *shape[1:], dtype=torch.float64))
+    return (len(out), *out.shape[2:])
 
 
 def add(x: Channel, y: Channel) -> Channel:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from fanin.graph import Node
@@ -145,8 +146,6 @@ def _pad(builder: Builder, node: Node) -> None:
         mode = arguments["mode"]
 
         def pad(x: Tensor) -> Tensor:
-            import torch.nn.functional as F
-
             return F.pad(x, on_positions, mode=mode, value=value or None)
 
         assert node.shape is not None
