@@ -50,6 +50,15 @@ class FeatureMap:
         """Apply a function to the distribution of each group."""
         return FeatureMap(tuple(Group(g.size, function(g.channel)) for g in self.groups))
 
+    @property
+    def is_known(self) -> bool:
+        """True if no random weights affect the tensor."""
+        return all(group.channel.is_known for group in self.groups)
+
+    def summary(self, moments: bool) -> FeatureMap:
+        """Return the tensor without samples and covariances (`Channel.summary`)."""
+        return self.map(lambda channel: channel.summary(moments))
+
     def slice(self, start: int, stop: int) -> FeatureMap:
         """Return the channels from `start` to `stop`."""
         parts, first = [], 0
