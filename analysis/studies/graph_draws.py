@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import norm
+from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from fanin.graph import Node
 from fanin.inits import Init, initialize
 from fanin.seeds import make_generator
-from fanin.theory.graph.predict import GraphPlan
+from fanin.theory.graph.predict import WEIGHT_OPERATIONS, GraphPlan
 from fanin.theory.prediction import Prediction
 
 QUANTITIES = ("preact_m2", "vjp_m2", "weight_vjp_m2")
@@ -79,8 +81,12 @@ def _measure(plan: GraphPlan, images: Tensor, stream: torch.Generator) -> dict[s
 
 
 def _weight(node: Node) -> Tensor | None:
-    is_layer = isinstance(node.target, nn.Linear | nn.Conv1d | nn.Conv2d)
-    return node.target.weight if is_layer else None
+    if node.operation not in WEIGHT_OPERATIONS:
+        return None
+    if isinstance(node.target, nn.Module):
+        return node.target.weight
+    weight: Tensor = node.arguments["weight"].target
+    return weight
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,19 @@ class Ratio:
         Mean over images of the mean over draws, divided by the prediction.
     se
         Standard error over draws and over the repeats of the prediction.
+    dof
+        Its degrees of freedom (Welch-Satterthwaite), which are few if the repeats determine it.
     """
 
     value: float
     se: float
+    dof: float = np.inf
+
+    @property
+    def z(self) -> float:
+        """The difference from 1, as a normal deviate with the p-value of the t-test."""
+        t = (self.value - 1) / self.se
+        return float(-np.sign(t) * norm.ppf(student_t.sf(abs(t), self.dof)))
 
 
 def ratios(prediction: Prediction, measured: Draws) -> dict[tuple[str, str], Ratio]:
@@ -113,10 +128,22 @@ def ratios(prediction: Prediction, measured: Draws) -> dict[tuple[str, str], Rat
         for i, name in enumerate(prediction.layer_names):
             if np.isnan(mean[i]) or np.isnan(value[i]) or value[i] == mean[i] == 0:
                 continue
-            with np.errstate(divide="ignore"):
-                relative = np.hypot(se[i], sampling_se[i] * mean[i] / value[i]) / value[i]
-                result[quantity, name] = Ratio(mean[i] / value[i], max(relative, ROUNDING))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = mean[i] / value[i]
+                parts = [(se[i] / value[i], len(draws) - 1)]
+                parts += [(sampling_se[i] * ratio / value[i], len(predicted) - 1)]
+            result[quantity, name] = Ratio(ratio, *_combined(parts))
     return result
+
+
+def _combined(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the standard error of a sum and its degrees of freedom, given those of its terms."""
+    variances = [(se**2, dof) for se, dof in parts if se > 0]
+    total = sum(var for var, _ in variances)
+    if total <= ROUNDING**2:
+        return ROUNDING, np.inf
+    inverse_dof = sum((var / total) ** 2 / dof for var, dof in variances)
+    return total**0.5, 1 / inverse_dof if inverse_dof else np.inf
 
 
 def _standard_error(x: np.ndarray) -> np.ndarray:
@@ -135,7 +162,6 @@ def extrapolate(ratio: Sequence[Ratio], widths: Sequence[int]) -> Ratio:
     """
     (narrow, wide), (first, second) = ratio, widths
     weight = second / (second - first)
-    return Ratio(
-        weight * wide.value - (weight - 1) * narrow.value,
-        float(np.hypot(weight * wide.se, (weight - 1) * narrow.se)),
-    )
+    parts = [(weight * wide.se, wide.dof), ((weight - 1) * narrow.se, narrow.dof)]
+    value = weight * wide.value - (weight - 1) * narrow.value
+    return Ratio(value, *_combined(parts))

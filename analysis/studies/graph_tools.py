@@ -29,23 +29,21 @@ class WideBlock(nn.Module):
 
     def __init__(self, n_in: int, width: int, stride: int, projected: bool) -> None:
         super().__init__()
-        self.conv1 = SameConv(n_in, width, stride)
-        self.conv2 = SameConv(width, width, 1)
-        self.shortcut = SameConv(n_in, width, stride) if projected else None
+        self.conv1 = same_conv(n_in, width, stride)
+        self.conv2 = same_conv(width, width, 1)
+        self.shortcut = same_conv(n_in, width, stride) if projected else None
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(F.relu(self.conv1(F.relu(x))))
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
-class SameConv(nn.Conv2d):
-    """A 3x3 convolution with jax's padding `SAME`: for stride 2 on the right and below only."""
-
-    def __init__(self, n_in: int, width: int, stride: int) -> None:
-        super().__init__(n_in, width, 3, stride, padding=1 if stride == 1 else 0, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.stride == (1, 1) else F.pad(x, (0, 1, 0, 1)))
+def same_conv(n_in: int, width: int, stride: int = 1) -> nn.Module:
+    """Return a 3x3 convolution with jax's padding `SAME`: for stride 2 only right and below."""
+    if stride == 1:
+        return nn.Conv2d(n_in, width, 3, padding=1, bias=False)
+    conv = nn.Conv2d(n_in, width, 3, stride, bias=False)
+    return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), conv)
 
 
 class WideResNet(nn.Module):
@@ -53,7 +51,7 @@ class WideResNet(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.stem = SameConv(3, width, 1)
+        self.stem = same_conv(3, width)
         blocks = []
         for group in range(3):
             stride = 1 if group == 0 else 2
@@ -70,7 +68,7 @@ class ConcatNet(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.stem = SameConv(3, width, 1)
+        self.stem = same_conv(3, width)
         self.branches = nn.ModuleList(ConcatBlock(n, width) for n in (width, 3 * width))
         self.out = nn.Linear(3 * width, 10, bias=False)
 
@@ -86,9 +84,9 @@ class ConcatBlock(nn.Module):
 
     def __init__(self, n_in: int, width: int) -> None:
         super().__init__()
-        self.one = SameConv(n_in, width, 1)
-        self.first, self.second = SameConv(n_in, width, 1), SameConv(width, width, 1)
-        self.pooled = SameConv(n_in, width, 1)
+        self.one = same_conv(n_in, width)
+        self.first, self.second = same_conv(n_in, width), same_conv(width, width)
+        self.pooled = same_conv(n_in, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)

@@ -33,7 +33,7 @@ from fanin.theory.graph.predict import plan_graph, predict_graph
 from fanin.theory.moments import declared_moments
 
 NAME = "random_graphs"
-WIDTHS = (32, 128)
+WIDTHS = (32, 96)
 LEVEL = 0.01
 POWER = 0.9
 INITS = ("he_normal", "he_uniform", "lecun_normal", "xavier_normal", "pytorch_default")
@@ -145,7 +145,7 @@ def evaluate(
     -------
     pandas.DataFrame
         A row per quantity and tensor: `graph`, `quantity`, `tensor`, `operation`, `ratio`
-        (measured / predicted), `se`, `wide` (the ratio at the larger width).
+        (measured / predicted), `se`, `z`, `wide` (the ratio at the larger width).
     """
     images = graph.images(root)
     by_width, operations = [], {}
@@ -165,22 +165,21 @@ def evaluate(
             {
                 **{"graph": graph.seed, "quantity": quantity, "tensor": tensor},
                 **{"operation": operations[tensor], "ratio": limit.value, "se": limit.se},
-                "wide": wide.value,
+                **{"z": limit.z, "wide": wide.value},
             }
         )
     return pd.DataFrame(rows)
 
 
 def judge(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `z`, the p-value `p` after Holm's correction, and `detectable`.
+    """Add the p-value `p` after Holm's correction, and `detectable`.
 
     `detectable` is the relative error that the test would find with a probability of 90 %, if it
     had the smallest p-value.
     """
-    z = (frame.ratio - 1) / frame.se
     critical = norm.isf(LEVEL / 2 / len(frame))
     detectable = (critical + norm.ppf(POWER)) * frame.se
-    return frame.assign(z=z, p=holm(2 * norm.sf(np.abs(z))), detectable=detectable)
+    return frame.assign(p=holm(2 * norm.sf(np.abs(frame.z))), detectable=detectable)
 
 
 def markdown(frame: pd.DataFrame, graphs: Sequence[RandomGraph], draws: int) -> str:
@@ -243,7 +242,7 @@ def run(
     frames = []
     for graph in graphs:
         frames.append(evaluate(graph, draws, root))
-        z = (frames[-1].ratio - 1) / frames[-1].se
+        z = frames[-1].z
         report(f"graph {graph.seed}: {len(z)} moments, largest |z| {z.abs().max():.1f}: {graph}")
     return pd.concat(frames, ignore_index=True)
 

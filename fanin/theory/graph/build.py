@@ -299,7 +299,7 @@ def elementwise_function(node: Node) -> Function | None:
     if node.dtype == torch.bool:  # such as x > 0
         is_elementwise = elementwise(_AsModule(lambda x: function(x).double())) is not None
         return function if is_elementwise else None
-    return elementwise(_AsModule(function))
+    return elementwise(_AsModule(function), equal_nan=True)
 
 
 class _AsModule(nn.Module):

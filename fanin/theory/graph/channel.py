@@ -21,8 +21,9 @@ from fanin.theory.field.sampling import antithetic, factor, float32_products, wh
 
 Samples = Float[Tensor, "image sample *position"]
 Pairs = Float[Tensor, "point point"]
-Sources = frozenset[int]
-"""Numbers of the independent Gaussian fields (one per weight layer and direction) that matter."""
+Sources = frozenset[tuple[int, int]]
+"""Independent Gaussian fields that matter: a number (one per weight layer and direction), and how
+many places the field's channels were moved (`Channel.moved`)."""
 NO_SOURCES: Sources = frozenset()
 SAMPLES_PER_DIMENSION = 1.25  # that stable whitening needs
 MAX_SAMPLES = 2**15
@@ -152,6 +153,25 @@ class Channel:
         """True if second moments need no samples."""
         return self.gaussian is not None or self._products is not None
 
+    def moved(self, places: int) -> Channel:
+        """Return the channels after they were moved to other places of a tensor.
+
+        Operations on two tensors combine channels of the same place. Of one field, two channels
+        that come from different places are independent.
+        """
+        if places == 0 or self.is_known:
+            return self
+        return Channel(
+            self.shape,
+            lambda: self.samples.roll(places, dims=1),
+            products=(lambda: self.products) if self.is_closed else None,
+            mean=lambda: self.mean,
+            gaussian=self.gaussian,
+            sources=_moved(self.sources, places),
+            linear_in=_moved(self.linear_in, places),
+            is_cheap=True,
+        )
+
     def summary(self, moments: bool) -> Channel:
         """Return a channel without samples and covariances, which take memory.
 
@@ -191,8 +211,8 @@ class FreshChannel(Channel):
             shape,
             self._draw_fresh,
             gaussian=gaussian,
-            sources=frozenset({source}),
-            linear_in=frozenset({source}),
+            sources=frozenset({(source, 0)}),
+            linear_in=frozenset({(source, 0)}),
         )
         self.origin = self
         self._n_samples, self._key = samples, key
@@ -214,6 +234,10 @@ class FreshChannel(Channel):
             fields *= torch.nan_to_num(root.square().sum(1) / fields.square().mean(0)).sqrt()
         fields += self.gaussian.mean
         return fields.unflatten(1, self.shape).movedim(0, 1)
+
+
+def _moved(sources: Sources, places: int) -> Sources:
+    return frozenset((number, place + places) for number, place in sources)
 
 
 def _no_samples() -> Tensor:

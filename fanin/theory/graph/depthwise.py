@@ -74,7 +74,7 @@ class DepthwiseOutput(Channel):
             self._run,
             products=self._closed_products if x.is_closed else None,
             mean=lambda: torch.full((self.points,), layer.weights.bias_mean, dtype=torch.float64),
-            sources=x.sources | {self._number},
+            sources=x.sources | {(self._number, 0)},
         )
 
     @cached_property

@@ -56,13 +56,22 @@ class GroupNorm:
         groups: list[Group] = []
         start = 0
         for parts in self._split(inputs[0]):
-            sampled, received = self._sampled(parts, fields), []
+            sampled = self._sampled(parts, fields)
             channels = [part.channel for part in parts]
+            received = []
             for part in parts:
-                received.append(self._cotangent(g.slice(start, start + part.size)))
+                received.append(_merged(g.slice(start, start + part.size)))
                 start += part.size
+            if len(parts) == 1:  # whole groups, which later layers may use in different ways
+                for part in received[0]:
+                    self._require(part.size % self.size == 0)
+                    channel = sampled.backward(channels, [part.channel], 0)
+                    groups.append(Group(part.size, channel))
+                continue
+            self._require(all(len(of_part) == 1 for of_part in received))
+            cotangents = [of_part[0].channel for of_part in received]
             for of, part in enumerate(parts):
-                groups.append(Group(part.size, sampled.backward(channels, received, of)))
+                groups.append(Group(part.size, sampled.backward(channels, cotangents, of)))
         return [FeatureMap(tuple(groups))]
 
     def _split(self, x: FeatureMap) -> Iterator[tuple[Group, ...]]:
@@ -83,15 +92,23 @@ class GroupNorm:
         sizes = (self.size,) if len(parts) == 1 else tuple(part.size for part in parts)
         return _SampledGroups(sizes, fields.samples, self.eps)
 
-    def _cotangent(self, g: FeatureMap) -> Channel:
-        first = g.groups[0].channel
-        if any(group.channel is not first for group in g.groups):
+    def _require(self, is_supported: bool) -> None:
+        if not is_supported:
             raise UnpredictableLayer(
                 self.name,
                 "later layers use the channels of one group in different ways, which is not"
                 " supported",
             )
-        return first
+
+
+def _merged(g: FeatureMap) -> list[Group]:
+    """Return the groups, neighbours of one distribution as one."""
+    groups: list[Group] = []
+    for group in g.groups:
+        if groups and groups[-1].channel is group.channel:
+            group = Group(groups.pop().size + group.size, group.channel)
+        groups.append(group)
+    return groups
 
 
 @dataclass(frozen=True)

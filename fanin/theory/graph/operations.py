@@ -136,7 +136,7 @@ class Concatenate:
         results: Cotangents = []
         start = 0
         for x in inputs:
-            results.append(g.slice(start, start + x.n_channels))
+            results.append(g.slice(start, start + x.n_channels).moved(-start))
             start += x.n_channels
         return results
 
@@ -149,13 +149,17 @@ class SelectChannels:
     stop: int
 
     def forward(self, inputs: Sequence[FeatureMap], fields: Fields) -> FeatureMap:
-        return inputs[0].slice(self.start, self.stop)
+        return inputs[0].slice(self.start, self.stop).moved(-self.start)
 
     def backward(
         self, inputs: Sequence[FeatureMap], output: FeatureMap, g: FeatureMap, fields: Fields
     ) -> Cotangents:
         (x,) = inputs
-        parts = [_zeros(x, self.start), g.groups, _zeros(x, x.n_channels - self.stop)]
+        parts = [
+            _zeros(x, self.start),
+            g.moved(self.start).groups,
+            _zeros(x, x.n_channels - self.stop),
+        ]
         return [FeatureMap(tuple(group for part in parts for group in part))]
 
 
@@ -168,12 +172,14 @@ class PadChannels:
 
     def forward(self, inputs: Sequence[FeatureMap], fields: Fields) -> FeatureMap:
         (x,) = inputs
-        return FeatureMap((*_zeros(x, self.before), *x.groups, *_zeros(x, self.after)))
+        zeros = _zeros(x, self.before), _zeros(x, self.after)
+        return FeatureMap((*zeros[0], *x.moved(self.before).groups, *zeros[1]))
 
     def backward(
         self, inputs: Sequence[FeatureMap], output: FeatureMap, g: FeatureMap, fields: Fields
     ) -> Cotangents:
-        return [g.slice(self.before, self.before + inputs[0].n_channels)]
+        received = g.slice(self.before, self.before + inputs[0].n_channels)
+        return [received.moved(-self.before)]
 
 
 @dataclass(frozen=True)

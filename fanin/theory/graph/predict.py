@@ -85,7 +85,7 @@ def plan_graph(
     steps = builder.steps[: last + 1]
     largest = max(builder.n_images * layout.n_positions for layout in builder.layouts)
     samples = max(sampling.samples, samples_for(largest))
-    samples += samples % 2
+    samples += (2 - samples) % 4  # even, and no multiple of usual numbers of channels
     reported = {
         node: step
         for node, step in builder.numbers.items()

@@ -30,6 +30,7 @@ from fanin.theory.graph.normalization import (
 from fanin.theory.graph.operations import Add, Concatenate, Multiply, PerChannel, Pointwise
 
 Rule = Callable[[Builder, Node], None]
+PADDING = ("zero", "reflection", "replication", "circular")  # modules such as nn.ZeroPad2d
 POINTWISE = (
     *("where", "maximum", "minimum", "max", "min", "pow", "rdiv", "masked_fill", "lerp"),
     *("addcmul", "addcdiv", "hypot", "atan2", "xlogy", "copysign", "fmax", "fmin"),
@@ -244,6 +245,8 @@ RULES: dict[str, Rule] = {
     **{f"max_pool{n}d": _max_pool for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _max_pool for n in (1, 2, 3)},
     "interpolate": LINEAR,
+    **{f"{kind}_pad{n}d": LINEAR for kind in PADDING for n in (1, 2, 3)},
+    **{f"constant_pad{n}d": partial(_on_map, linear=False) for n in (1, 2, 3)},
     "batch_norm": batch_norm,
     "instance_norm": instance_norm,
     "group_norm": group_norm,

@@ -43,11 +43,11 @@ def test_a_wrong_moment_is_rejected():
         {"graph": g, "quantity": "preact_m2", "tensor": "a", "operation": "add", "ratio": 1.0}
         for g in range(60)
     ]
-    frame = pd.DataFrame(rows).assign(se=0.02, wide=1.0)
+    frame = pd.DataFrame(rows).assign(se=0.02, z=0.0)
     right = judge(frame)
     assert (right.p == 1).all()
     assert right.detectable.unique() == pytest.approx((3.76 + 1.28) * 0.02, rel=0.01)
-    frame.loc[7, "ratio"] = 1.12
+    frame.loc[7, ["ratio", "z"]] = 1.12, 6.0
     wrong = judge(frame)
     assert wrong.index[wrong.p <= LEVEL].tolist() == [7]
     assert "rejects 1 of them" in markdown(frame, [random_graph(7)], 200)

@@ -46,7 +46,7 @@ def extrapolated_scores(
         by_width.append(ratios(prediction, measure_graph(model, plan, images, init, draws)))
     narrow, wide = by_width
     limits = {key: extrapolate([narrow[key], wide[key]], widths) for key in wide}
-    return {key: (limit.value - 1) / limit.se for key, limit in limits.items()}
+    return {key: limit.z for key, limit in limits.items()}
 
 
 def rejected(scores: Scores, level: float = 0.01) -> Scores:
