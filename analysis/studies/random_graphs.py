@@ -33,7 +33,7 @@ from fanin.theory.graph.predict import plan_graph, predict_graph
 from fanin.theory.moments import declared_moments
 
 NAME = "random_graphs"
-WIDTHS = (32, 96)
+WIDTHS = (24, 64)
 LEVEL = 0.01
 POWER = 0.9
 INITS = ("he_normal", "he_uniform", "lecun_normal", "xavier_normal", "pytorch_default")
@@ -115,7 +115,7 @@ class RandomNetwork(nn.Module):
 def random_graph(seed: int) -> RandomGraph:
     """Draw a graph of two to four blocks."""
     rng = random.Random(seed)
-    data, side = rng.choice(sorted(DATA)), rng.choice([7, 8, 9, 10])
+    data, side = rng.choice(sorted(DATA)), rng.choice([7, 8])
     # One normalization in all blocks, or any in each.
     norms = NORMS if rng.random() < 0.5 else (rng.choice(NORMS),)
     blocks, map_side = [], side

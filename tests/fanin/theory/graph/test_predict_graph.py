@@ -291,3 +291,42 @@ def test_large_fields_have_the_moments_of_whitened_ones(norm: str, monkeypatch: 
         errors = [x.std(0, ddof=1) / len(x) ** 0.5 for x in logs]
         z = (logs[0].mean(0) - logs[1].mean(0)) / np.hypot(np.hypot(*errors), 1e-3)
         assert np.abs(z).max() < 5, quantity
+
+
+class Halves(nn.Module):
+    """A function of the halves of a linear layer's outputs, whose second moment is q."""
+
+    def __init__(self, combine) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 16), nn.Linear(8, 10)
+        self.wide = nn.Linear(16, 10)
+        self.combine = combine
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.combine(self.first(x.flatten(1)))
+        return self.last(y) if y.shape[1] == 8 else self.wide(y)
+
+
+def swapped(x: Tensor) -> Tensor:
+    return torch.cat([x[:, 8:], x[:, :8]], 1)
+
+
+@pytest.mark.parametrize(
+    ("combine", "tensor", "expected"),
+    [
+        (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], "mul", lambda q: q**2),
+        (lambda x: x[:, :8] * x[:, :8], "mul", lambda q: 3 * q**2),
+        (lambda x: x[:, :8] - x[:, 8:], "sub", lambda q: 2 * q),
+        (lambda x: x + swapped(x), "add", lambda q: 2 * q),
+        (lambda x: x + swapped(swapped(x)), "add", lambda q: 4 * q),
+        (lambda x: x - torch.cat(x.chunk(2, 1), 1), "sub", lambda q: 0 * q),
+        (lambda x: F.pad(x[:, 8:], (8, 0)) - x, "sub", lambda q: q / 2),
+    ],
+)
+def test_channels_of_different_places_are_independent(combine, tensor: str, expected):
+    """For two channels of a Gaussian layer, E[a^2 b^2] = q^2, or 3 q^2 if they are the same."""
+    prediction = predict(Halves(combine), digits(2))
+    m2 = dict(zip(prediction.layer_names, prediction.value("preact_m2").T, strict=True))
+    errors = dict(zip(prediction.layer_names, prediction.repeats["preact_m2"].std(0).T, strict=True))
+    tolerance = 3 * errors[tensor].max() + 1e-9
+    np.testing.assert_allclose(m2[tensor], expected(m2["first"]), atol=tolerance)
