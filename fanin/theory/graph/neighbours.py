@@ -63,42 +63,56 @@ class GroupNorm:
                 received.append(_merged(g.slice(start, start + part.size)))
                 start += part.size
             if len(parts) == 1:  # whole groups, which later layers may use in different ways
-                for part in received[0]:
-                    self._require(part.size % self.size == 0)
-                    channel = sampled.backward(channels, [part.channel], 0)
-                    groups.append(Group(part.size, channel))
+                groups += self._backward_of_one(
+                    sampled, channels[0], FeatureMap(tuple(received[0]))
+                )
                 continue
-            self._require(all(len(of_part) == 1 for of_part in received))
+            self._require_one(received)
             cotangents = [of_part[0].channel for of_part in received]
             for of, part in enumerate(parts):
                 groups.append(Group(part.size, sampled.backward(channels, cotangents, of)))
         return [FeatureMap(tuple(groups))]
 
+    def _backward_of_one(
+        self, sampled: _SampledGroups, x: Channel, g: FeatureMap
+    ) -> Iterator[Group]:
+        for pieces in _runs(g, self.size):
+            if len(pieces) == 1:
+                channel = sampled.backward([x], [pieces[0].channel], 0)
+                yield Group(pieces[0].size, channel)
+                continue
+            for of, piece in enumerate(pieces):
+                yield Group(piece.size, sampled.backward_of_pieces(x, pieces, of))
+
     def _split(self, x: FeatureMap) -> Iterator[tuple[Group, ...]]:
-        """Yield the parts of the groups: whole groups of one tensor, or of a single mixed group."""
-        start, n = 0, x.n_channels
-        while start < n:
-            first = x.slice(start, n).groups[0].size
-            stop = start + max(first // self.size, 1) * self.size
-            parts = x.slice(start, stop).groups
+        for parts in _runs(x, self.size):
             if len(parts) > 1 and any(part.channel.is_known for part in parts):
                 raise UnpredictableLayer(
                     self.name, "a group that contains channels of the images is not supported"
                 )
             yield parts
-            start = stop
 
     def _sampled(self, parts: Sequence[Group], fields: Fields) -> _SampledGroups:
         sizes = (self.size,) if len(parts) == 1 else tuple(part.size for part in parts)
         return _SampledGroups(sizes, fields.samples, self.eps)
 
-    def _require(self, is_supported: bool) -> None:
-        if not is_supported:
+    def _require_one(self, received: Sequence[Sequence[Group]]) -> None:
+        if any(len(of_part) > 1 for of_part in received):
             raise UnpredictableLayer(
                 self.name,
-                "later layers use the channels of one group in different ways, which is not"
-                " supported",
+                "it mixes channels of two tensors, of which later layers use some in different"
+                " ways; this is not supported",
             )
+
+
+def _runs(x: FeatureMap, size: int) -> Iterator[tuple[Group, ...]]:
+    """Yield the parts of groups of channels: whole groups of one tensor, or a single mixed one."""
+    start, n = 0, x.n_channels
+    while start < n:
+        first = x.slice(start, n).groups[0].size
+        stop = start + max(first // size, 1) * size
+        yield x.slice(start, stop).groups
+        start = stop
 
 
 def _merged(g: FeatureMap) -> list[Group]:
@@ -163,6 +177,37 @@ class _SampledGroups:
             sources=NO_SOURCES.union(*(c.sources for c in (*channels, *received))),
             linear_in=NO_SOURCES.union(*(c.linear_in for c in received)),
             is_cheap=True,
+        )
+
+    def backward_of_pieces(self, x: Channel, pieces: Sequence[Group], of: int) -> Channel:
+        """Return the cotangent of some channels of one part, given those of all its channels.
+
+        The same samples form a group as forward. They take turns in the places of the group.
+        """
+        sizes, (size,) = [piece.size for piece in pieces], self.sizes
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        own = torch.arange(starts[of], starts[of] + sizes[of])
+
+        def draw() -> Samples:
+            samples = self._gather([x], 0)
+            received = [self._gather([piece.channel], 0) for piece in pieces]
+            result = torch.empty_like(samples)
+            for turn in range(0, size, sizes[of]):
+                order = (torch.arange(size) + turn) % size
+                places = zip(received, starts, sizes, strict=True)
+                g = torch.cat([y[:, :, order[i : i + n]] for y, i, n in places], 2)
+                with torch.enable_grad():
+                    inputs = samples[:, :, order].requires_grad_()
+                    (gradient,) = vjp(self._function(inputs), [inputs], g)
+                result[:, :, order[own]] = gradient[:, :, own]
+            return self._own(result, 0)
+
+        channels = [x, *(piece.channel for piece in pieces)]
+        return Channel(
+            x.shape,
+            draw,
+            sources=NO_SOURCES.union(*(c.sources for c in channels)),
+            linear_in=NO_SOURCES.union(*(piece.channel.linear_in for piece in pieces)),
         )
 
     def _function(self, x: Tensor) -> Tensor:

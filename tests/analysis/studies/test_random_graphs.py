@@ -35,7 +35,7 @@ def test_every_graph_can_be_built(seed: int):
     graph = random_graph(seed)
     channels = 1 if graph.data == "mnist" else 3
     x = torch.randn(2, channels, graph.side, graph.side)
-    assert graph.build(24)(x).shape == (2, 10)
+    assert graph.build(32)(x).shape == (2, 10)
 
 
 def test_a_wrong_moment_is_rejected():

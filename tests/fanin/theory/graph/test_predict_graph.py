@@ -327,6 +327,8 @@ def test_channels_of_different_places_are_independent(combine, tensor: str, expe
     """For two channels of a Gaussian layer, E[a^2 b^2] = q^2, or 3 q^2 if they are the same."""
     prediction = predict(Halves(combine), digits(2))
     m2 = dict(zip(prediction.layer_names, prediction.value("preact_m2").T, strict=True))
-    errors = dict(zip(prediction.layer_names, prediction.repeats["preact_m2"].std(0).T, strict=True))
+    errors = dict(
+        zip(prediction.layer_names, prediction.repeats["preact_m2"].std(0).T, strict=True)
+    )
     tolerance = 3 * errors[tensor].max() + 1e-9
     np.testing.assert_allclose(m2[tensor], expected(m2["first"]), atol=tolerance)
