@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from experiments.console import exit_on_error
 from experiments.data import Cifar10, Data
 from experiments.scaling import Scaling, Standardize
 from fanin.errors import FaninError
-from fanin.inits import HeNormal, Init
+from fanin.inits import HeNormal, Init, LayerInit, Normal
 from fanin.inits.weight_shape import weight_layers
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.graph.predict import plan_graph, predict_graph
@@ -38,6 +37,16 @@ NAME = "compare_graph_tools"
 SCRIPT = Path(graph_tools.__file__)
 WIDTH = 64
 SIDE = 16
+
+
+@dataclass(frozen=True)
+class AnyinitComparison:
+    """E[y^2] of the network's output with anyinit's own init: predictions, draws, their error."""
+
+    anyinit: float
+    fanin: float
+    measured: float
+    se: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Comparison:
         Answer of each tool.
     measured
         Mean of each tensor's second moment over draws, and its standard error.
+    anyinit
+        Comparison on the network with anyinit's init; None if anyinit raised an error.
     """
 
     name: str
@@ -63,6 +74,7 @@ class Comparison:
     ntk: float
     tools: Mapping[str, Any]
     measured: Mapping[str, tuple[float, float]]
+    anyinit: AnyinitComparison | None
 
     def value(self, tensor: str) -> float:
         """Return the predicted second moment of one tensor, mean over images."""
@@ -80,8 +92,38 @@ def compare(name: str, images: Tensor, draws: int, venv: str) -> Comparison:
     m2 = measure_graph(network, plan, images, init, draws)["preact_m2"].mean(1)
     errors = m2.std(0, ddof=1) / draws**0.5
     measured = dict(zip(plan.names, zip(m2.mean(0), errors, strict=True), strict=True))
+    tools = query(name, images, venv)
+    anyinit = None
+    if "layers" in tools["anyinit"]:
+        anyinit = compare_anyinit(name, tools["anyinit"]["layers"], images, draws)
     return Comparison(
-        name, prediction, tangent_kernel(network, prediction), query(name, images, venv), measured
+        name, prediction, tangent_kernel(network, prediction), tools, measured, anyinit
+    )
+
+
+def compare_anyinit(
+    name: str, layers: Sequence[Mapping[str, Any]], images: Tensor, draws: int
+) -> AnyinitComparison:
+    """Compare the output with anyinit's init, which also scales the normalizations."""
+    network = graph_tools.NETWORKS[name](WIDTH)
+    modules = dict(network.named_modules())
+    weighted = weight_layers(network)
+    stds = {}
+    for layer in layers:
+        if layer["name"] in weighted:
+            stds[layer["name"]] = LayerInit(Normal(std=layer["scale"]))
+        else:
+            torch.nn.init.constant_(modules[layer["name"]].weight, layer["scale"])
+    init = Init(HeNormal(), layers=stds)
+    moments = declared_moments(network, init)
+    prediction = predict_graph(network, moments, images)
+    plan = plan_graph(network, moments, images, Sampling())
+    m2 = measure_graph(network, plan, images, init, draws)["preact_m2"].mean(1)[:, -1]
+    return AnyinitComparison(
+        anyinit=layers[-1]["predicted"],
+        fanin=float(prediction.value("preact_m2")[:, -1].mean()),
+        measured=float(m2.mean()),
+        se=float(m2.std(ddof=1) / draws**0.5),
     )
 
 
@@ -151,6 +193,21 @@ def markdown(compared: Sequence[Comparison], draws: int) -> str:
         f"Width {WIDTH}; {draws} draws of float32 networks, in brackets the standard error.",
         markdown_table(header, rows),
     ]
+    header = ["network with anyinit's init", "anyinit", "fanin: field", "measured"]
+    parts += [
+        "E[y²] of the output:",
+        markdown_table(
+            header,
+            [
+                [
+                    *(c.name, f"{c.anyinit.anyinit:.4g}", f"{c.anyinit.fanin:.4g}"),
+                    f"{c.anyinit.measured:.4g} ({c.anyinit.se:.2g})",
+                ]
+                for c in compared
+                if c.anyinit
+            ],
+        ),
+    ]
     for c in compared:
         for tool, answer in c.tools.items():
             if "error" in answer:
@@ -174,8 +231,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         scaling = Scaling(Standardize()).fit(data.train.x, data.full_scale)
         images = scaling.apply(data.train.x[:2]).float()
         compared = [compare(name, images, args.draws, args.venv) for name in graph_tools.NETWORKS]
-        for c in compared:
-            print(c.name, json.dumps(c.tools["anyinit"]), file=sys.stderr)
         publish(markdown(compared, args.draws), args.write, NAME)
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +52,7 @@ class Case:
     title
         Name in the tables.
     model
-        Function of the width.
+        Function of the keyword `width`.
     scheme
         Init of the weights.
     widths
@@ -61,43 +62,32 @@ class Case:
     """
 
     title: str
-    model: Callable[[int], Model]
+    model: Callable[..., Model]
     scheme: Scheme
     widths: tuple[int, ...] = (16, 64)
     images: int = 4
 
     def network(self, width: int) -> nn.Module:
         """Build the network, and set its scalars."""
-        network = self.model(width).build((3, 32, 32), 10, nn.ReLU)
+        network = self.model(width=width).build((3, 32, 32), 10, nn.ReLU)
         initialize(network, self.scheme, lambda name: make_generator("weights", 0, 0, name))
         return network
 
 
 def _cases() -> Iterator[Case]:
     he = HeNormal()
-    for depth in (20, 56):
-        n_branches = (depth - 2) // 2
-        skip = SkipInit(n_branches**-0.5)
-        name = f"ResNet-{depth}"
-        yield Case(f"{name} v1, batch norm", lambda w, d=depth: ResNet(d, w), he)  # type: ignore[misc]
-        yield Case(
-            f"{name} v2, batch norm",
-            lambda w, d=depth: ResNet(d, w, version="v2"),  # type: ignore[misc]
-            he,
-        )
-        yield Case(
-            f"{name} v1, Fixup",
-            lambda w, d=depth: ResNet(d, w, norm="none", scalars="fixup"),  # type: ignore[misc]
-            Fixup(),
-        )
-        yield Case(
-            f"{name} v1, SkipInit 1/√{n_branches}",
-            lambda w, d=depth: ResNet(d, w, norm="none", scalars="multiplier"),  # type: ignore[misc]
-            skip,
-        )
-    yield Case("VGG-16", lambda w: Vgg(16, w), he, (64,))
-    yield Case("VGG-16, batch norm", lambda w: Vgg(16, w, norm="batch"), he, (64,))
-    yield Case("ResNet-20 v1, batch norm, one image", lambda w: ResNet(20, w), he, images=1)
+    yield Case("ResNet-20 v1, batch norm, one image", partial(ResNet, 20), he, images=1)
+    yield Case("ResNet-20 v1, batch norm", partial(ResNet, 20), he)
+    yield Case("ResNet-20 v2, batch norm", partial(ResNet, 20, version="v2"), he)
+    fixup = {"norm": "none", "scalars": "fixup"}
+    yield Case("ResNet-20 v1, Fixup", partial(ResNet, 20, **fixup), Fixup())
+    skip = {"norm": "none", "scalars": "multiplier"}
+    yield Case("ResNet-20 v1, SkipInit 1/3", partial(ResNet, 20, **skip), SkipInit(1 / 3))
+    yield Case("VGG-16", partial(Vgg, 16), he, widths=(64,))
+    yield Case("VGG-16, batch norm", partial(Vgg, 16, norm="batch"), he, widths=(64,))
+    yield Case("ResNet-56 v1, Fixup", partial(ResNet, 56, **fixup), Fixup(), widths=(16,))
+    yield Case("ResNet-56 v1, batch norm", partial(ResNet, 56), he, widths=(16,))
+    yield Case("ResNet-56 v2, batch norm", partial(ResNet, 56, version="v2"), he, widths=(16,))
 
 
 CASES = {case.title: case for case in _cases()}
@@ -171,7 +161,8 @@ def predict_case(title: str, images: Tensor, max_repeats: int) -> tuple[Predicti
     cpu, wall = time.process_time() - start[0], time.perf_counter() - start[1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
     repeats = len(prediction.repeats["preact_m2"])
-    points = images[0, 0].numel() * (len(images) if "batch" in title else 1)
+    n_joint = len(images) if plan_graph(network, moments, images, Sampling()).joint else 1
+    points = images[0, 0].numel() * n_joint
     return prediction, Cost(prediction.method, repeats, points, cpu, wall, peak)
 
 

@@ -188,7 +188,8 @@ def markdown(frame: pd.DataFrame, graphs: Sequence[RandomGraph], draws: int) -> 
     judged = judge(frame)
     wrong = judged[judged.p <= LEVEL]
     lines = [
-        f"{frame.graph.nunique()} of {len(graphs)} graphs (theory refuses the others), {draws} draws at each of the widths {WIDTHS[0]} and {WIDTHS[1]}; "
+        f"{frame.graph.nunique()} of {len(graphs)} graphs (theory refuses the others), {draws}"
+        f" draws at each of the widths {WIDTHS[0]} and {WIDTHS[1]}; "
         f"{len(judged)} moments. Holm's test at {LEVEL:.0%} rejects {len(wrong)} of them.",
     ]
     rows = [
