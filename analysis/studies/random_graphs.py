@@ -26,7 +26,7 @@ from analysis.studies.tables import markdown_table
 from experiments.console import exit_on_error
 from experiments.data import Cifar10, Data, Mnist
 from experiments.data.dataset import Source
-from fanin.inits import to_init
+from fanin.inits import Init, LecunNormal, NormalBias, to_init
 from fanin.statistics.holm import holm
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.graph.predict import plan_graph, predict_graph
@@ -37,7 +37,12 @@ NAME = "random_graphs"
 WIDTHS = (32, 80)
 LEVEL = 0.01
 POWER = 0.9
-INITS = ("he_normal", "he_uniform", "lecun_normal", "xavier_normal", "pytorch_default")
+# Weights and biases are normal: theory takes a layer's output as Gaussian, but it has the law of a
+# uniform bias, or of few uniform weights, at any width.
+INITS = {
+    **{name: to_init(name) for name in ("he_normal", "lecun_normal", "xavier_normal")},
+    "lecun_normal with biases": Init(LecunNormal(), bias=NormalBias(0.5)),
+}
 DATA: dict[str, Source] = {"mnist": Mnist(), "cifar10": Cifar10()}
 N_IMAGES = 100  # training images to choose from
 N_JOINT = 3  # images of a graph with batch normalization
@@ -131,7 +136,7 @@ def random_graph(seed: int) -> RandomGraph:
         tuple(blocks),
         rng.choice(["mean", "mean", "flat", "max"]),
         rng.random() < 0.4,
-        rng.choice(INITS),
+        rng.choice(sorted(INITS)),
         data,
         side,
     )
@@ -152,10 +157,10 @@ def evaluate(
     by_width, operations = [], {}
     for width in widths:
         model = graph.build(width)
-        moments = declared_moments(model, to_init(graph.init))
+        moments = declared_moments(model, INITS[graph.init])
         plan = plan_graph(model, moments, images, Sampling())
         prediction = predict_graph(model, moments, images, sampling=Sampling(seed=graph.seed))
-        measured = measure_graph(model, plan, images, graph.init, draws, seed=graph.seed)
+        measured = measure_graph(model, plan, images, INITS[graph.init], draws, seed=graph.seed)
         by_width.append(ratios(prediction, measured))
         operations = dict(zip(plan.names, (n.operation for n in plan.reported), strict=True))
     rows = []

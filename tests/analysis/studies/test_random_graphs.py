@@ -75,8 +75,9 @@ def test_draws_of_random_graphs_agree_with_predictions():
     reason="FANIN_DATA is not set (folder with MNIST and CIFAR-10)",
 )
 def test_draws_of_another_init_disagree(monkeypatch: pytest.MonkeyPatch):
+    declared = random_graphs.declared_moments
     he = to_init("he_normal")
-    monkeypatch.setattr(random_graphs, "to_init", lambda name: he)  # of the prediction
+    monkeypatch.setattr(random_graphs, "declared_moments", lambda model, init: declared(model, he))
     graph = next(g for g in map(random_graph, range(60)) if g.init == "xavier_normal")
     judged = judge(evaluate(graph, 50, None))
     assert (judged.p <= LEVEL).any()
