@@ -28,6 +28,24 @@ class ConcatenatedGroups(nn.Module):
         return self.fc(torch.relu(self.next(x)).mean((2, 3)))
 
 
+class SplitGroups(nn.Module):
+    """Group normalization of which later layers use parts of a group in different ways."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, 1, 1)
+        self.norm = nn.GroupNorm(width // 8, width)
+        self.parts = (width // 2 + 2, width // 2 - 2)
+        self.first = nn.Conv2d(self.parts[0], width, 3, 1, 1)
+        self.second = nn.Conv2d(self.parts[1], width, 3, 2, 1)
+        self.fc = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, y = torch.relu(self.norm(self.stem(x))).split(self.parts, dim=1)
+        x = F.avg_pool2d(torch.tanh(self.first(x)), 2) + self.second(y)
+        return self.fc(torch.relu(x).mean((2, 3)))
+
+
 class Depthwise(nn.Module):
     """Depthwise convolutions with activations after them, in a residual branch."""
 
