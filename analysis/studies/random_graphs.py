@@ -9,7 +9,7 @@ import argparse
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -244,16 +244,27 @@ def run(
     draws: int,
     root: str | None,
     report: Callable[[str], None] = print,
+    results: Path | None = None,
 ) -> pd.DataFrame:
-    """Evaluate graphs one after the other; those that theory refuses have no rows."""
+    """Evaluate graphs one after the other; those that theory refuses have no rows.
+
+    Finished graphs are kept in the folder `results`, and not evaluated again.
+    """
     frames = []
     for graph in graphs:
+        path = results / f"{graph.seed}.json" if results else None
+        if path and path.is_file():
+            frames.append(pd.read_json(path, orient="table"))
+            continue
         try:
             frames.append(evaluate(graph, draws, root))
         except UnpredictableLayer as error:
             report(f"graph {graph.seed}: {error}")
             continue
         z = frames[-1].z
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            frames[-1].to_json(path, orient="table", index=False, double_precision=15)
         report(f"graph {graph.seed}: {len(z)} moments, largest |z| {z.abs().max():.1f}: {graph}")
     return pd.concat(frames, ignore_index=True)
 
@@ -267,13 +278,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=200, help="per width; default: %(default)s")
     parser.add_argument("--first-seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--data-root", help="folder of the data sets")
+    parser.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="keep finished graphs here, and reuse them"
+    )
     parser.add_argument("--write", metavar="PAGE", type=Path, help="default: print")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     with exit_on_error(OSError):
         seeds = range(args.first_seed, args.first_seed + args.graphs)
         graphs = [random_graph(seed) for seed in seeds]
-        frame = run(graphs, args.draws, args.data_root, lambda text: print(text, flush=True))
+        report = partial(print, flush=True)
+        frame = run(graphs, args.draws, args.data_root, report, args.results)
         publish(markdown(frame, graphs, args.draws), args.write, NAME)
 
 
