@@ -264,9 +264,7 @@ class Inception(Block):
         self.of_mean = nn.Conv2d(n_in, width // 2, 1)
 
     def run(self, x: Tensor) -> Tensor:
-        # Of a map of two pixels, all windows are equal: a later maximum would be of equal values.
-        pooled = F.max_pool2d(x, 3, 1, padding=1) if x.shape[-1] > 2 else x
-        of_max = self.act(self.of_max(pooled))
+        of_max = self.act(self.of_max(F.max_pool2d(x, 3, 1, padding=1)))
         of_mean = self.of_mean(F.avg_pool2d(x, 3, 1, padding=1))
         return torch.cat((self.first(x), of_max, of_mean), dim=1)
 

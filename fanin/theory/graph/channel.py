@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fanin.seeds import make_generator
@@ -32,6 +32,7 @@ MAX_WHITENED_POINTS = 1024  # of larger fields, samples have the exact variances
 SAMPLES_OF_LARGE_FIELDS = 4096
 LARGE = 2**22  # numbers of a field from which samples are float32, and recomputed if that is cheap
 FLOAT32_RANGE = 1e30
+SAME = 1e-9  # mean squared difference of points that are equal up to rounding, in variances
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,18 @@ class FreshChannel(Channel):
         fields = _times(z, root)
         if not is_whitened(*z.shape):
             fields *= torch.nan_to_num(root.square().sum(1) / fields.square().mean(0)).sqrt()
-        fields += self.gaussian.mean
+        fields = fields[:, _first_equal(self.gaussian.cov)] + self.gaussian.mean
         return fields.unflatten(1, self.shape).movedim(0, 1)
+
+
+def _first_equal(cov: Pairs) -> Int[Tensor, " point"]:
+    """Return for each point the first one whose value is always the same.
+
+    Otherwise rounding would decide which of several equal values is a maximum.
+    """
+    var = cov.diagonal()
+    distance = var[:, None] + var - 2 * cov  # E[(x - x')^2]
+    return (distance <= SAME * var).to(torch.uint8).argmax(1)
 
 
 def _moved(sources: Sources, places: int) -> Sources:
