@@ -64,13 +64,13 @@ class WideResNet(nn.Module):
 
 
 class ConcatNet(nn.Module):
-    """Three branches of equal width, concatenated, twice."""
+    """Three branches of equal width, concatenated and merged by a convolution, twice."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.stem = same_conv(3, width)
-        self.branches = nn.ModuleList(ConcatBlock(n, width) for n in (width, 3 * width))
-        self.out = nn.Linear(3 * width, 10, bias=False)
+        self.branches = nn.ModuleList(ConcatBlock(width) for _ in range(2))
+        self.out = nn.Linear(width, 10, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -80,19 +80,20 @@ class ConcatNet(nn.Module):
 
 
 class ConcatBlock(nn.Module):
-    """A convolution, two convolutions, and a convolution of the average-pooled map."""
+    """A convolution, two of them, one of the average-pooled map; and one of all three."""
 
-    def __init__(self, n_in: int, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.one = same_conv(n_in, width)
-        self.first, self.second = same_conv(n_in, width), same_conv(width, width)
-        self.pooled = same_conv(n_in, width)
+        self.one = same_conv(width, width)
+        self.first, self.second = same_conv(width, width), same_conv(width, width)
+        self.pooled = same_conv(width, width)
+        self.merge = same_conv(3 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
         pooled = F.avg_pool2d(x, 3, 1, padding=1)
         branches = [self.one(x), self.second(F.relu(self.first(x))), self.pooled(pooled)]
-        return torch.cat(branches, 1)
+        return self.merge(torch.cat(branches, 1))
 
 
 class LayerNormMlp(nn.Module):
@@ -150,8 +151,10 @@ def _concat_net(stax: Any, width: int) -> tuple[dict[str, Any], Any]:
             stax.serial(_conv(stax, width), stax.Relu(), _conv(stax, width)),
             stax.serial(pool, _conv(stax, width)),
         )
-        block = stax.serial(stax.Relu(), stax.FanOut(3), branches, stax.FanInConcat(-1))
-        stages[f"branches.{number}.cat"] = block
+        block = stax.serial(
+            *(stax.Relu(), stax.FanOut(3), branches, stax.FanInConcat(-1), _conv(stax, width))
+        )
+        stages[f"branches.{number}.merge"] = block
     return stages, stax.serial(stax.Relu(), stax.GlobalAvgPool(), _dense(stax, 10))
 
 
