@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -83,9 +84,9 @@ def _measure(plan: GraphPlan, images: Tensor, stream: torch.Generator) -> dict[s
 def _weight(node: Node) -> Tensor | None:
     if node.operation not in WEIGHT_OPERATIONS:
         return None
-    if isinstance(node.target, nn.Module):
-        return node.target.weight
-    weight: Tensor = node.arguments["weight"].target
+    is_module = isinstance(node.target, nn.Module)
+    weight = node.target.weight if is_module else node.arguments["weight"].target
+    assert isinstance(weight, Tensor)
     return weight
 
 

@@ -79,13 +79,13 @@ def _cases() -> Iterator[Case]:
     yield Case("ResNet-20 v1, batch norm, one image", partial(ResNet, 20), he, images=1)
     yield Case("ResNet-20 v1, batch norm", partial(ResNet, 20), he)
     yield Case("ResNet-20 v2, batch norm", partial(ResNet, 20, version="v2"), he)
-    fixup = {"norm": "none", "scalars": "fixup"}
-    yield Case("ResNet-20 v1, Fixup", partial(ResNet, 20, **fixup), Fixup())
-    skip = {"norm": "none", "scalars": "multiplier"}
-    yield Case("ResNet-20 v1, SkipInit 1/3", partial(ResNet, 20, **skip), SkipInit(1 / 3))
+    fixup = partial(ResNet, norm="none", scalars="fixup")
+    yield Case("ResNet-20 v1, Fixup", partial(fixup, 20), Fixup())
+    skip = partial(ResNet, norm="none", scalars="multiplier")
+    yield Case("ResNet-20 v1, SkipInit 1/3", partial(skip, 20), SkipInit(1 / 3))
     yield Case("VGG-16", partial(Vgg, 16), he, widths=(64,))
     yield Case("VGG-16, batch norm", partial(Vgg, 16, norm="batch"), he, widths=(64,))
-    yield Case("ResNet-56 v1, Fixup", partial(ResNet, 56, **fixup), Fixup(), widths=(16,))
+    yield Case("ResNet-56 v1, Fixup", partial(fixup, 56), Fixup(), widths=(16,))
     yield Case("ResNet-56 v1, batch norm", partial(ResNet, 56), he, widths=(16,))
     yield Case("ResNet-56 v2, batch norm", partial(ResNet, 56, version="v2"), he, widths=(16,))
 
