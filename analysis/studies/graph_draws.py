@@ -41,7 +41,7 @@ def measure_graph(
     parts = [images] if plan.joint else list(images.split(1))
     results = defaultdict(list)
     for draw in range(draws):
-        initialize(model, init, lambda name, draw=draw: make_generator("weights", seed, draw, name))
+        initialize(model, init, partial(make_generator, "weights", seed, draw))
         rows = [_measure(plan, part, make_generator("cotangent", seed, draw)) for part in parts]
         for quantity in QUANTITIES:
             results[quantity].append(np.concatenate([row[quantity] for row in rows]))
