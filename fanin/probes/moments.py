@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.func import functional_call, vjp, vmap
 
 from fanin.probes.trace import Layer
@@ -78,7 +79,45 @@ def weight_gradient_m2(
     if isinstance(layer, nn.Linear) and inputs.ndim == 2:
         # The mean square of an outer product is the product of the factors' mean squares.
         return second_moment(cotangent) * second_moment(inputs)
+    is_plain = isinstance(layer, nn.Conv2d) and isinstance(layer.padding, tuple)
+    if is_plain and layer.padding_mode == "zeros":
+        positions = cotangent.shape[2:].numel()
+        fan_in, units = layer.weight[0].numel(), layer.out_channels // layer.groups
+        if positions * (fan_in + units) < fan_in * units:
+            return _conv_gradient_m2(layer, inputs, cotangent)
+    return _differentiated_m2(layer, inputs, cotangent)
 
+
+def _conv_gradient_m2(
+    layer: nn.Conv2d,
+    inputs: Float[Tensor, "image channel height width"],
+    cotangent: Float[Tensor, "image unit row column"],
+) -> PerImage:
+    """Return the mean square of the weight gradients without computing the gradients.
+
+    The gradient is the sum over positions p of the outer products of the cotangent d_p and the
+    patch x_p. Its squared norm is the sum over p and q of (d_p . d_q) (x_p . x_q). With P
+    positions this takes P^2 (fan_in + units) multiplications, instead of P fan_in units.
+    """
+    shape = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    patches = functional.unfold(inputs.double(), *shape)
+    patches, patch_scale = _rescaled(patches.unflatten(1, (layer.groups, -1)))
+    deltas, delta_scale = _rescaled(cotangent.double().flatten(2).unflatten(1, (layer.groups, -1)))
+    products = (patches.mT @ patches) * (deltas.mT @ deltas)
+    return (patch_scale * delta_scale).square() * products.sum((1, 2, 3)) / layer.weight.numel()
+
+
+def _rescaled(values: Float[Tensor, "image ..."]) -> tuple[Float[Tensor, "image ..."], PerImage]:
+    """Divide each image's values by the largest, so that no product overflows; return both."""
+    scale = values.flatten(1).abs().amax(1)
+    scale = torch.where(scale == 0, 1.0, scale)
+    return values / scale.view(-1, *[1] * (values.ndim - 1)), scale
+
+
+def _differentiated_m2(
+    layer: Layer, inputs: Float[Tensor, "image ..."], cotangent: Float[Tensor, "image ..."]
+) -> PerImage:
+    """Return the mean square of each image's weight gradient, computed by differentiation."""
     weight = layer.weight.detach()
     fixed = {} if layer.bias is None else {"bias": layer.bias.detach()}
 
