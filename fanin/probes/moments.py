@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.func import functional_call, vjp, vmap
+from torch.nn import functional
 
 from fanin.probes.trace import Layer
 
