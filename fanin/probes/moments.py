@@ -12,16 +12,17 @@ from fanin.probes.trace import Layer
 
 PerImage = Float[Tensor, "image"]
 CHUNK = 64  # number of images whose weight gradients are in memory at the same time
+CHUNK_ELEMENTS = 2**24  # the same for the patches of a convolution: number of elements
 
 
 def second_moment(values: Float[Tensor, "image ..."]) -> PerImage:
     """Return each image's mean square, or inf if it overflows."""
-    return values.detach().double().flatten(1).square().mean(1)
+    return _sum_of_squares(values.detach()) / values[0].numel()
 
 
 def mean(values: Float[Tensor, "image ..."]) -> PerImage:
     """Return each image's mean."""
-    return values.detach().double().flatten(1).mean(1)
+    return values.detach().flatten(1).mean(1, dtype=torch.float64)
 
 
 def variance(values: Float[Tensor, "image ..."]) -> PerImage:
@@ -30,9 +31,15 @@ def variance(values: Float[Tensor, "image ..."]) -> PerImage:
     It is computed from the differences to the mean. Subtracting the squared mean from the second
     moment would lose digits.
     """
-    var = values.detach().double().flatten(1).var(1, correction=0)
-    m2 = second_moment(values)
+    deviations = values.detach().double().flatten(1) - mean(values)[:, None]
+    var, m2 = second_moment(deviations), second_moment(values)
     return torch.where(m2.isinf(), m2, var)
+
+
+def _sum_of_squares(values: Float[Tensor, "image ..."]) -> PerImage:
+    # Several times as fast as squaring a float64 copy.
+    norm: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=torch.float64)
+    return norm.square()
 
 
 def zero_fraction(values: Float[Tensor, "image ..."]) -> PerImage:
@@ -63,12 +70,11 @@ def input_correlation(values: Float[Tensor, "image ..."]) -> float:
     nonzero = largest[:, 0] != 0
     # Dividing by the largest entry first keeps the norm from overflowing.
     flat = flat[nonzero] / largest[nonzero]
-    unit = flat / flat.norm(dim=1, keepdim=True)
-    n = len(unit)
+    n = len(flat)
     if n < 2:
         return float("nan")
-    total = unit.sum(0).square().sum() - unit.square().sum()
-    return float(total / (n * (n - 1)))
+    sum_of_directions = _sum_of_squares(flat).rsqrt() @ flat
+    return float((sum_of_directions.square().sum() - n) / (n * (n - 1)))
 
 
 def weight_gradient_m2(
@@ -79,32 +85,43 @@ def weight_gradient_m2(
     if isinstance(layer, nn.Linear) and inputs.ndim == 2:
         # The mean square of an outer product is the product of the factors' mean squares.
         return second_moment(cotangent) * second_moment(inputs)
-    is_plain = isinstance(layer, nn.Conv2d) and isinstance(layer.padding, tuple)
-    if is_plain and layer.padding_mode == "zeros":
-        positions = cotangent.shape[2:].numel()
-        fan_in, units = layer.weight[0].numel(), layer.out_channels // layer.groups
-        if positions * (fan_in + units) < fan_in * units:
-            return _conv_gradient_m2(layer, inputs, cotangent)
+    padding = layer.padding if isinstance(layer, nn.Conv2d) else None
+    if isinstance(padding, tuple) and layer.padding_mode == "zeros":
+        return _conv_gradient_m2(layer, padding, inputs, cotangent)
     return _differentiated_m2(layer, inputs, cotangent)
 
 
 def _conv_gradient_m2(
-    layer: nn.Conv2d,
+    layer: Layer,
+    padding: tuple[int, ...],
     inputs: Float[Tensor, "image channel height width"],
     cotangent: Float[Tensor, "image unit row column"],
 ) -> PerImage:
-    """Return the mean square of the weight gradients without computing the gradients.
+    """Return the mean square of each image's weight gradient, by matrix products.
 
-    The gradient is the sum over positions p of the outer products of the cotangent d_p and the
-    patch x_p. Its squared norm is the sum over p and q of (d_p . d_q) (x_p . x_q). With P
-    positions this takes P^2 (fan_in + units) multiplications, instead of P fan_in units.
+    The gradient is the sum over positions p of the outer products of the patch x_p and the
+    cotangent d_p. With P positions it takes P fan_in units multiplications. Its squared norm is
+    also the sum over p and q of (x_p . x_q) (d_p . d_q), which takes P^2 (fan_in + units).
     """
-    shape = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    patches = functional.unfold(inputs.double(), *shape)
-    patches, patch_scale = _rescaled(patches.unflatten(1, (layer.groups, -1)))
-    deltas, delta_scale = _rescaled(cotangent.double().flatten(2).unflatten(1, (layer.groups, -1)))
-    products = (patches.mT @ patches) * (deltas.mT @ deltas)
-    return (patch_scale * delta_scale).square() * products.sum((1, 2, 3)) / layer.weight.numel()
+    fan_in, units = layer.weight[0].numel(), layer.out_channels // layer.groups
+    positions = cotangent.shape[2:].numel()
+    by_position = positions * (fan_in + units) < fan_in * units
+    dtype = torch.float64 if by_position else inputs.dtype  # a difference of large numbers
+
+    def squared_norms(x: Tensor, d: Tensor) -> PerImage:
+        x, input_scale = _rescaled(x.to(dtype))
+        d, scale = _rescaled(d.to(dtype).flatten(2))
+        patches = functional.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
+        patches, d = (t.unflatten(1, (layer.groups, -1)) for t in (patches, d))
+        if by_position:
+            norms = ((patches.mT @ patches) * (d.mT @ d)).sum((1, 2, 3))
+        else:
+            norms = _sum_of_squares(patches @ d.mT)
+        return norms * (input_scale.double() * scale.double()).square()
+
+    n = max(1, CHUNK_ELEMENTS // (layer.groups * fan_in * positions))  # images at once
+    chunks = zip(inputs.split(n), cotangent.split(n), strict=True)
+    return torch.cat([squared_norms(*chunk) for chunk in chunks]) / layer.weight.numel()
 
 
 def _rescaled(values: Float[Tensor, "image ..."]) -> tuple[Float[Tensor, "image ..."], PerImage]:
