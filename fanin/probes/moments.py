@@ -85,14 +85,17 @@ def weight_gradient_m2(
     if isinstance(layer, nn.Linear) and inputs.ndim == 2:
         # The mean square of an outer product is the product of the factors' mean squares.
         return second_moment(cotangent) * second_moment(inputs)
-    padding = layer.padding if isinstance(layer, nn.Conv2d) else None
-    if isinstance(padding, tuple) and layer.padding_mode == "zeros":
-        return _conv_gradient_m2(layer, padding, inputs, cotangent)
+    if (
+        isinstance(layer, nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and isinstance(layer.padding, tuple)
+    ):
+        return _conv_gradient_m2(layer, layer.padding, inputs, cotangent)
     return _differentiated_m2(layer, inputs, cotangent)
 
 
 def _conv_gradient_m2(
-    layer: Layer,
+    layer: nn.Conv2d,
     padding: tuple[int, ...],
     inputs: Float[Tensor, "image channel height width"],
     cotangent: Float[Tensor, "image unit row column"],
