@@ -85,7 +85,7 @@ def plan_graph(
     steps = builder.steps[: last + 1]
     largest = max(builder.n_images * layout.n_positions for layout in builder.layouts)
     samples = max(sampling.samples, samples_for(largest))
-    samples += -samples % builder.sample_multiple
+    samples += (2 - samples) % 4  # even, and no multiple of usual numbers of channels
     reported = {
         node: step
         for node, step in builder.numbers.items()
@@ -137,7 +137,7 @@ def predict_graph(
     repeats: list[Quantities] = []
     is_random = True
     while is_random and len(repeats) < sampling.repeats and not is_precise(repeats):
-        fields = run_plan(plan, images, sampling.seed, len(repeats))
+        fields = run_plan(plan, images, sampling.seed, len(repeats), summarize=True)
         repeats.append(_quantities(plan, fields))
         is_random = any(tensor.is_sampled for tensors in fields for tensor in tensors)
     return Prediction(
@@ -153,14 +153,20 @@ def run_plan(
     images: Float[Tensor, "image channel *position"],
     seed: int,
     repeat: int,
+    *,
+    summarize: bool = False,
 ) -> list[list[TensorMoments]]:
     """Compute the distributions of all tensors: one list per field.
 
-    There is one field per image, or a single one if batch normalization couples the images.
+    There is one field per image, or a single one if batch normalization couples the images. With
+    `summarize`, only the second moments and means of the reported tensors remain.
     """
     parts = [images] if plan.joint else images.split(1)
+    needed = set(plan.reported.values()) if summarize else None
     with torch.no_grad():
-        return [propagate(plan.steps, x, Fields(plan.samples, (seed, repeat))) for x in parts]
+        return [
+            propagate(plan.steps, x, Fields(plan.samples, (seed, repeat)), needed) for x in parts
+        ]
 
 
 def _quantities(plan: GraphPlan, fields: list[list[TensorMoments]]) -> Quantities:
@@ -215,5 +221,7 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
 
 def _couples_images(graph: Graph) -> bool:
     return any(
-        node.operation == "batch_norm" and node.arguments["training"] for node in graph.nodes
+        (node.operation == "batch_norm" and node.arguments["training"])
+        or node.operation == "mean_only"
+        for node in graph.nodes
     )
