@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fanin.graph import Graph, Node
+from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.elementwise import Function, copy_state, elementwise
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.plan import MAX_POINTS, FieldTooLarge
@@ -37,6 +38,8 @@ class Builder:
         Moments of each weight layer.
     images
         Images that share one field.
+    assumptions
+        Operations to replace.
 
     Attributes
     ----------
@@ -54,8 +57,10 @@ class Builder:
         model: nn.Module,
         moments: Mapping[str, LayerMoments],
         images: Float[Tensor, "image channel *position"],
+        assumptions: Assumptions = NO_ASSUMPTIONS,
     ) -> None:
         self.graph, self.moments = graph, moments
+        self.assumptions = assumptions
         self.modules = dict(model.named_modules())
         self.n_images = len(images)
         self.steps: list[Step] = []

@@ -70,8 +70,7 @@ def propagate(
     values: list[FeatureMap] = []
     for step in steps:
         if step.operation is None:
-            channel = known_channels(images)
-            values.append(FeatureMap((Group(images.shape[1], channel),)))
+            values.append(images_map(images))
         else:
             values.append(step.operation.forward([values[i] for i in step.inputs], fields))
     cotangents: list[FeatureMap | None] = [None] * len(steps)
@@ -94,6 +93,11 @@ def propagate(
             steps, values, cotangents, gradients, strict=True
         )
     ]
+
+
+def images_map(images: Float[Tensor, "image channel *position"]) -> FeatureMap:
+    """Return the images as a tensor of known channels."""
+    return FeatureMap((Group(images.shape[1], known_channels(images)),))
 
 
 def _output_cotangent(output: FeatureMap, fields: Fields) -> FeatureMap:

@@ -15,7 +15,8 @@ from fanin.inits import initialize, to_init
 from fanin.seeds import make_generator
 from fanin.statistics.holm import holm
 from fanin.theory.field import Sampling
-from fanin.theory.graph.predict import GraphPlan, plan_graph, predict_graph
+from fanin.theory.graph.plan import GraphPlan, plan_graph
+from fanin.theory.graph.predict import predict_graph
 from fanin.theory.moments import declared_moments
 
 QUANTITIES = ("preact_m2", "vjp_m2", "weight_vjp_m2")
