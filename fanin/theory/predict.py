@@ -85,7 +85,7 @@ def predict_moments(
     frames = []
     on_graph = graphs and not is_sequence(model, tuple(images.shape[1:]), layer_kinds)
     options = (None if individual is None else tuple(individual), mean)
-    cache_key = (model, moments, images, seed, tuple(layer_kinds), *options)
+    cache_key = (model, moments, images, seed, tuple(layer_kinds), on_graph, *options)
     for theory in theories:
         if on_graph and theory in GRAPH_THEORIES:
             compute = partial(_predict_on_graph, theory, model, moments, images, seed)

@@ -47,7 +47,9 @@ def find_branch_ends(plan: GraphPlan) -> BranchEnds:
     Of the two inputs of a sum, the branch is the one with more weight layers of its own.
     """
     ancestors = _ancestors(plan.steps)
-    nodes = {step: node for node, step in plan.step_of.items() if step < len(plan.steps)}
+    nodes: dict[int, Node] = {}
+    for node, number in plan.step_of.items():
+        nodes.setdefault(number, node)  # the first one computes it, others are views
     weights: set[str] = set()
     norms: set[str] = set()
     n_branches = 0
