@@ -134,10 +134,19 @@ class Builder:
         points = self.n_images * layout.n_positions
         name = step_name(node)
         if points > MAX_POINTS:
-            raise FieldTooLarge(name, points)
+            raise FieldTooLarge(name, points, self._size_advice(layout))
         self.steps.append(Step(name, operation, tuple(inputs)))
         self.layouts.append(layout)
         return len(self.steps) - 1
+
+    def _size_advice(self, layout: Layout) -> str:
+        affordable = MAX_POINTS // layout.n_positions
+        if not affordable:
+            return "use smaller images"
+        return (
+            f"batch normalization couples the images, so use at most {affordable} of them"
+            f" (max_images={affordable}; in a sweep probe.size={affordable}), or smaller ones"
+        )
 
     def add_rule(self, node: Node, rule: ChannelRule, layout: Layout | None = None) -> None:
         """Add a step that treats each channel of a node's first input alone."""
