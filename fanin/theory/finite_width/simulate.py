@@ -230,7 +230,7 @@ def _set_dropout_masks(
 
 
 def _measure(
-    network: nn.Module, images: Tensor, stream: torch.Generator, tracer: Tracer
+    network: nn.Module, images: Tensor, stream: torch.Generator, tracer: Tracer = trace
 ) -> DrawMoments:
     with torch.enable_grad():
         layers, logits = tracer(network, images)
