@@ -79,7 +79,7 @@ class Channel:
         is_known: bool = False,
         origin: FreshChannel | None = None,
     ) -> None:
-        self.origin = origin
+        self._origin = origin
         self.shape = tuple(shape)
         self.gaussian = gaussian
         self.sources = sources
@@ -87,9 +87,17 @@ class Channel:
         self.is_known = is_known
         self._draw, self._products, self._mean = draw, products, mean
 
+    @property
+    def origin(self) -> FreshChannel | None:
+        """The weight layer's field from which it is made, if any."""
+        return self._origin
+
     @cached_property
     def samples(self) -> Samples:
         """Samples of the field; known channels have one sample each."""
+        return self._sample()
+
+    def _sample(self) -> Samples:
         return self._draw()
 
     @property
@@ -149,14 +157,14 @@ class FreshChannel(Channel):
         samples: int,
         key: tuple[object, ...],
     ) -> None:
+        # No reference to itself, so that its memory is free as soon as it is not used.
         super().__init__(
             shape,
-            self._draw_fresh,
+            _never_called,
             gaussian=gaussian,
             sources=frozenset({source}),
             linear_in=frozenset({source}),
         )
-        self.origin = self
         self._n_samples, self._key = samples, key
         self._others: list[Channel] = []
 
@@ -166,12 +174,21 @@ class FreshChannel(Channel):
         if can_change and not self.sources & other.sources:
             self._others.append(other)
 
-    def _draw_fresh(self) -> Samples:
+    @property
+    def origin(self) -> FreshChannel:
+        """The field itself."""
+        return self
+
+    def _sample(self) -> Samples:
         assert self.gaussian is not None
         root = factor(self.gaussian.cov)
         z = _decorrelated(self._n_samples, root.shape[1], self._others, self._key)
         fields = z @ root.mT + self.gaussian.mean
         return fields.unflatten(1, self.shape).movedim(0, 1)
+
+
+def _never_called() -> Samples:
+    raise NotImplementedError
 
 
 def decorrelate(x: Channel, y: Channel) -> None:

@@ -115,19 +115,16 @@ class GraphNetwork:
     def maps(self, name: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return mean, second moment and squared cotangent of a row at every position."""
         row = next(row for row in self.rows if row.name == name)
-        fields = [tensors[row.step] for tensors in run_plan(self.plan, self.images, seed, 0)]
         shape = (len(self.images), *self.plan.layouts[row.step].positions)
 
-        def joined(parts: Sequence[Tensor]) -> np.ndarray:
-            values: np.ndarray = torch.cat(list(parts)).reshape(shape).numpy()
-            return values
+        def maps_of_field(tensors: Sequence[TensorMoments]) -> tuple[Tensor, Tensor, Tensor]:
+            value, cotangent = tensors[row.step].value, tensors[row.step].cotangent
+            vjp_m2 = torch.full_like(value.m2, nan) if cotangent is None else cotangent.m2
+            return value.mean, value.m2, vjp_m2
 
-        cotangents = [x.cotangent for x in fields if x.cotangent is not None]
-        return (
-            joined([x.value.mean for x in fields]),
-            joined([x.value.m2 for x in fields]),
-            joined([g.m2 for g in cotangents]) if cotangents else np.full(shape, nan),
-        )
+        parts = zip(*map(maps_of_field, run_plan(self.plan, self.images, seed, 0)), strict=True)
+        mean, m2, vjp_m2 = (torch.cat(part).reshape(shape).numpy() for part in parts)
+        return mean, m2, vjp_m2
 
 
 def parse_graph(

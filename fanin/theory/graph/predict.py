@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -65,9 +66,11 @@ def predict_plan(
     repeats: list[Quantities] = []
     is_random = True
     while is_random and len(repeats) < sampling.repeats and not _is_precise(repeats):
+        # map, not a loop: a loop variable would keep a field in memory while the next is computed.
         fields = run_plan(plan, images, sampling.seed, len(repeats))
-        repeats.append(_quantities(plan, fields))
-        is_random = any(tensor.is_sampled for tensors in fields for tensor in tensors)
+        parts = list(map(partial(_field_quantities, plan), fields))
+        repeats.append({q: np.concatenate([part[q] for part, _ in parts]) for q in parts[0][0]})
+        is_random = any(is_sampled for _, is_sampled in parts)
     return Prediction(
         "field",
         "sampled" if is_random else "exact",
@@ -88,45 +91,34 @@ def run_plan(
     images: Float[Tensor, "image channel *position"],
     seed: int,
     repeat: int,
-) -> list[list[TensorMoments]]:
-    """Compute the distributions of all tensors: one list per field.
+) -> Iterator[list[TensorMoments]]:
+    """Yield the distributions of all tensors: one list per field.
 
     There is one field per image, or a single one if batch normalization couples the images.
     """
     parts = [images] if plan.joint else images.split(1)
-    with torch.no_grad():
-        return [propagate(plan.steps, x, Fields(plan.samples, (seed, repeat))) for x in parts]
+    for x in parts:
+        yield propagate(plan.steps, x, Fields(plan.samples, (seed, repeat)))
 
 
-def _quantities(plan: GraphPlan, fields: list[list[TensorMoments]]) -> Quantities:
-    columns = [
-        _tensor_quantities([tensors[step] for tensors in fields]) for step in plan.reported.values()
-    ]
-    return {q: np.stack([column[q].numpy() for column in columns], -1) for q in columns[0]}
+def _field_quantities(plan: GraphPlan, tensors: list[TensorMoments]) -> tuple[Quantities, bool]:
+    """Return the quantities of one field, and whether some of them come from samples."""
+    columns = [_tensor_quantities(tensors[step]) for step in plan.reported.values()]
+    quantities = {q: np.stack([column[q].numpy() for column in columns], -1) for q in columns[0]}
+    return quantities, any(tensor.is_sampled for tensor in tensors)
 
 
-def _tensor_quantities(fields: list[TensorMoments]) -> dict[str, Tensor]:
-    def per_image(values: list[Tensor]) -> Tensor:
-        return torch.cat(
-            [
-                x.unflatten(0, (field.value.shape[0], -1)).mean(1)
-                for x, field in zip(values, fields, strict=True)
-            ]
-        )
+def _tensor_quantities(tensor: TensorMoments) -> dict[str, Tensor]:
+    def per_image(x: Tensor) -> Tensor:
+        return x.unflatten(0, (tensor.value.shape[0], -1)).mean(1)
 
-    m2 = per_image([field.value.m2 for field in fields])
-    mean = per_image([field.value.mean for field in fields])
+    m2, mean = per_image(tensor.value.m2), per_image(tensor.value.mean)
     unknown = torch.full_like(m2, torch.nan)
-    gradients = [field.weight_gradient_m2 for field in fields]
-    cotangents = [field.cotangent for field in fields]
+    gradient_m2 = tensor.weight_gradient_m2
     return {
         "preact_m2": m2,
         "preact_mean": mean,
         "preact_var": (m2 - mean.square()).clamp(min=0),
-        "vjp_m2": unknown
-        if any(g is None for g in cotangents)
-        else per_image([g.m2 for g in cotangents if g is not None]),
-        "weight_vjp_m2": unknown
-        if any(g is None for g in gradients)
-        else torch.cat([g for g in gradients if g is not None]),
+        "vjp_m2": unknown if tensor.cotangent is None else per_image(tensor.cotangent.m2),
+        "weight_vjp_m2": unknown if gradient_m2 is None else gradient_m2,
     }

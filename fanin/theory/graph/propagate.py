@@ -59,6 +59,7 @@ class TensorMoments:
         return any(not (channel.is_closed or channel.is_known) for channel in channels)
 
 
+@torch.no_grad()
 def propagate(
     steps: Sequence[Step], images: Float[Tensor, "image channel *position"], fields: Fields
 ) -> list[TensorMoments]:
