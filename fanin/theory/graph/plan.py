@@ -24,6 +24,8 @@ WEIGHT_OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d")
 NORMALIZATIONS = ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
 ARITHMETIC = ("add", "sub", "rsub", "mul")
 REPORTED = (*WEIGHT_OPERATIONS, *NORMALIZATIONS, *ARITHMETIC, "cat")
+MAX_GIB = 16
+COPIES = 3  # of all samples and covariances that exist at once, measured on residual networks
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def plan_graph(
     largest = max(builder.n_images * layout.n_positions for layout in builder.layouts)
     samples = max(sampling.samples, samples_for(largest))
     samples += -samples % builder.sample_multiple
+    _check_memory(builder, samples)
     reported = {
         node: step for node, step in builder.numbers.items() if step <= last and is_reported(node)
     }
@@ -120,6 +123,27 @@ def plan_graph(
         reported=reported,
         names=_distinct([step_name(node) for node in reported]),
         step_of=builder.numbers,
+    )
+
+
+def _check_memory(builder: Builder, samples: int) -> None:
+    """Raise an error if the samples and covariances of a field need too much memory."""
+    points = [builder.n_images * layout.n_positions for layout in builder.layouts]
+    gib = COPIES * sum(8 * p * (samples + p) for p in points) / 2**30
+    if gib <= MAX_GIB:
+        return
+    n = builder.n_images
+    affordable = int(n * (MAX_GIB / gib) ** 0.5)
+    advice = "use smaller images"
+    if n > 1 and affordable:
+        advice += (
+            f", or at most {affordable} of them, because batch normalization couples them"
+            f" (max_images={affordable}; in a sweep probe.size={affordable})"
+        )
+    raise UnpredictableLayer(
+        "",
+        f"theory `field` needs about {gib:.0f} GiB for {n} image{'s' * (n > 1)} that share a field,"
+        f" and its limit is {MAX_GIB}; {advice}",
     )
 
 

@@ -12,6 +12,7 @@ from residual_modules import ResidualMlp, ResNet
 from torch import Tensor, nn
 
 from fanin.inits import to_init
+from fanin.models import ResNet as FaninResNet
 from fanin.theory.field import FieldTooLarge, Sampling, predict_field
 from fanin.theory.graph import predict_graph
 from fanin.theory.layer_kind import UnpredictableLayer
@@ -190,3 +191,10 @@ def test_a_seed_gives_the_same_prediction():
     )
     assert (first == same).all()
     assert (first != other).any()
+
+
+def test_a_graph_that_needs_too_much_memory_is_refused_with_advice():
+    model = FaninResNet(depth=20, width=2).build((1, 32, 32), 10, nn.ReLU)
+    images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UnpredictableLayer, match=r"needs about \d\d GiB for 4 images.*max_images="):
+        predict(model, images)
