@@ -221,8 +221,8 @@ def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
     table.add_per_image(number, name, "preact_var", moments.variance(preactivation))
     table.add_for_set(number, name, "input_correlation", moments.input_correlation(preactivation))
     if layer.module is not None:
-        weight = layer.module.weight.detach()
-        table.add_for_set(number, name, "weight_m2", float(weight.double().square().mean()))
+        weight_m2 = moments.second_moment(layer.module.weight[None])
+        table.add_for_set(number, name, "weight_m2", float(weight_m2))
     if layer.activation is not None:
         table.add_per_image(number, name, "act_m2", moments.second_moment(layer.activation))
         table.add_per_image(

@@ -16,6 +16,7 @@ from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
 from fanin.probes.trace import NORMALIZATIONS, LayerTrace, trace
 from fanin.progress import Phase
 from fanin.theory.field import couples_images
+from fanin.theory.finite_width.channel_laws import reason_against_samples, sampled_draws
 from fanin.theory.finite_width.limits import has_nonzero_mean, reason_against_first_order
 from fanin.theory.finite_width.simulate import MAX_DRAWS, MAX_WORK, MIN_DRAWS, affordable_draws
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
@@ -30,6 +31,7 @@ JOINT_PAIR_SECONDS = 3.5e-7  # joint quantities, per pair of positions of all im
 JOINT_MEAN_SECONDS = 3.5e-6  # ... and for weights of non-zero mean
 FIRST_ORDER_SECONDS = 0.05  # first-order law of a convolutional network, per image and layer ...
 FIRST_ORDER_POSITION_SECONDS = 3.5e-4  # ... and in addition per position of all layers
+CHANNEL_SECONDS = 9e-8  # sampled channels, per draw, image, channel and position of a layer
 SIMULATED_SECONDS = 2e-10  # drawn networks, per draw, image and multiplication of a layer ...
 SIMULATED_LAYER_SECONDS = 1e-3  # ... and in addition per draw and layer
 DENSE_SECONDS = 0.03  # sampled networks of linear layers, per image and layer
@@ -150,6 +152,9 @@ def _finite_width_seconds(
     if all(stage.positions == 1 for stage in net.stages):
         return images * DENSE_SECONDS * len(net.stages)
     if moments is not None and reason_against_first_order(model, net, moments) is not None:
+        if reason_against_samples(model, net, moments, images) is None:
+            units = sum(prod(stage.output_shape) for stage in net.stages)
+            return sampled_draws(model, net, images) * images * units * CHANNEL_SECONDS
         draws = affordable_draws(model, net, images)
         per_image = SIMULATED_SECONDS * _work(model, net)
         return draws * (images * per_image + SIMULATED_LAYER_SECONDS * len(net.stages))
