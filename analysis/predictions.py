@@ -311,10 +311,9 @@ def _weight_rows(frame: pd.DataFrame, model: nn.Module) -> pd.DataFrame:
 
     Predictions of a graph also have rows for sums and normalizations.
     """
-    layers = weight_layers(model)
-    rows = frame[frame.layer_name.isin(list(layers))]
-    numbers = {layer: n for n, layer in enumerate(sorted(rows.layer.unique()), start=1)}
-    return rows.assign(layer=rows.layer.map(numbers)).reset_index(drop=True)
+    rows = frame[frame.layer_name.isin(list(weight_layers(model)))]
+    numbers = {name: n for n, name in enumerate(rows.layer_name.unique(), start=1)}
+    return rows.assign(layer=rows.layer_name.map(numbers)).reset_index(drop=True)
 
 
 def _predicts_mean(config: Mapping[str, Any]) -> bool:

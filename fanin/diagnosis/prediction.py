@@ -18,10 +18,10 @@ def predicted_gradient_norms(model: nn.Module, images: Tensor) -> dict[str, floa
     has no formula for a layer or would take long.
     """
     from fanin.theory.certificate import certify  # certificates import the checks of this package
-    from fanin.theory.network import is_sequence
+    from fanin.theory.network import has_flat_weights
 
     try:
-        theory = "mean_field" if is_sequence(model, tuple(images.shape[1:])) else "field"
+        theory = "mean_field" if has_flat_weights(model, tuple(images.shape[1:])) else "field"
         if theory == "field" and not _is_cheap(model, images):
             return {}
         hidden = certify(

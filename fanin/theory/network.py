@@ -144,6 +144,17 @@ def parse_network(
     return ParsedNetwork(named(modules[: splits[0]]), tuple(stages))
 
 
+def has_flat_weights(
+    model: nn.Module, image_shape: tuple[int, ...], layer_kinds: Sequence[LayerKind] = ()
+) -> bool:
+    """Return True if all weight layers are elements of a sequence, so that theory `he` applies."""
+    try:
+        parse_network(model, image_shape, layer_kinds)
+    except UnpredictableLayer:
+        return bool(layer_kinds)
+    return True
+
+
 def is_sequence(
     model: nn.Module, image_shape: tuple[int, ...], layer_kinds: Sequence[LayerKind] = ()
 ) -> bool:

@@ -19,7 +19,7 @@ from fanin.theory.he import predict_he
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
-from fanin.theory.network import SizedLayer, is_sequence, parse_network
+from fanin.theory.network import SizedLayer, has_flat_weights, is_sequence, parse_network
 from fanin.theory.prediction import MEAN_OVER_IMAGES, Prediction
 
 THEORIES = ("he", "mean_field", "field", "finite_width")
@@ -83,18 +83,18 @@ def predict_moments(
         if theory not in THEORIES:
             raise ConfigError(f"theories: no theory {theory}; {suggest(theory, THEORIES)}")
     frames = []
-    on_graph = graphs and not is_sequence(model, tuple(images.shape[1:]), layer_kinds)
     options = (None if individual is None else tuple(individual), mean)
-    cache_key = (model, moments, images, seed, tuple(layer_kinds), on_graph, *options)
+    cache_key = (model, moments, images, seed, tuple(layer_kinds), *options)
     for theory in theories:
-        if on_graph and theory in GRAPH_THEORIES:
+        on_graph = graphs and reads_graph(model, tuple(images.shape[1:]), (theory,), layer_kinds)
+        if on_graph:
             compute = partial(_predict_on_graph, theory, model, moments, images, seed)
         else:
             compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, *options)
         name = f"theory {theory}"
         set_phase(name)
         try:
-            frames.append(memoized(name, compute, *cache_key))
+            frames.append(memoized(name, compute, on_graph, *cache_key))
         except UnpredictableLayer as error:
             error.theory = theory
             raise
@@ -108,13 +108,13 @@ def applicable_theories(
     theories: Sequence[str],
     layer_kinds: Sequence[LayerKind] = (),
 ) -> tuple[str, ...]:
-    """Return the theories that can predict a model: graphs have no `he` and no `mean_field`.
+    """Return the theories that may predict a model: graphs have no `he` and no `mean_field`.
 
     If none can, return all of them, so that `predict_moments` raises the reason.
     """
-    if not reads_graph(model, image_shape, theories, layer_kinds):
+    if has_flat_weights(model, image_shape, layer_kinds):
         return tuple(theories)
-    return tuple(theory for theory in theories if theory in GRAPH_THEORIES)
+    return tuple(theory for theory in theories if theory in GRAPH_THEORIES) or tuple(theories)
 
 
 def reads_graph(
@@ -123,9 +123,14 @@ def reads_graph(
     theories: Sequence[str],
     layer_kinds: Sequence[LayerKind] = (),
 ) -> bool:
-    """Return True if some of the theories read a model as a graph."""
-    has_theory = not set(theories).isdisjoint(GRAPH_THEORIES)
-    return has_theory and not is_sequence(model, image_shape, layer_kinds)
+    """Return True if some of the theories read a model as a graph.
+
+    Theory `field` does so if a layer of a sequence has no rule, such as group normalization. Theory
+    `finite_width` then draws the network as a sequence.
+    """
+    if "field" in theories and not is_sequence(model, image_shape, layer_kinds):
+        return True
+    return "finite_width" in theories and not has_flat_weights(model, image_shape, layer_kinds)
 
 
 def _predict_on_graph(

@@ -22,9 +22,9 @@ from fanin.theory.certificate.joint import joint_rows
 from fanin.theory.certificate.record import LayerCertificate
 from fanin.theory.certificate.segments import THEORY, predict_segments
 from fanin.theory.certificate.weights import WeightMoments
-from fanin.theory.graph.network import parse_graph
+from fanin.theory.graph.network import GRAPH_THEORIES, parse_graph
 from fanin.theory.layer_kind import LayerKind
-from fanin.theory.predict import applicable_theories, predict_moments, reads_graph
+from fanin.theory.predict import predict_moments, reads_graph
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,11 @@ def _predict_graph(
     seed: int,
     joint: bool | None,
 ) -> NetworkPrediction:
-    used = applicable_theories(model, tuple(images.shape[1:]), theories)
+    used = tuple(theory for theory in theories if theory in GRAPH_THEORIES)
     frame = predict_moments(model, weights.moments, images, used, seed)
     network = parse_graph(model, weights.moments, images)
+    numbers = {row.name: number for number, row in enumerate(network.rows, start=1)}
+    frame = frame.assign(layer=frame.layer_name.map(numbers))
     if "field" in used:
         frame = pd.concat([frame, graph_joint_rows(network, seed, joint)], ignore_index=True)
     frame = frame.assign(basis=THEORY)

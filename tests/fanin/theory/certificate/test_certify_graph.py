@@ -268,3 +268,28 @@ def test_weights_of_another_mean_are_refused_by_name() -> None:
 def test_theories_of_sequences_alone_are_refused() -> None:
     with pytest.raises(UnpredictableLayer, match="ResNet is not supported"):
         certify(ResNet(4), digits(), init="he_normal", theories=("he", "mean_field"))
+
+
+def sequence_with(layer: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 8, 3), layer, nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+
+def test_theories_other_than_field_read_a_sequence_with_an_unsupported_layer() -> None:
+    net = sequence_with(nn.BatchNorm2d(8)).eval()  # running statistics
+    layers = certify(net, digits(1), init="he_normal", theories=("he", "finite_width")).layers
+    assert [(layer.name, layer.method) for layer in layers] == [
+        *(("0", "simulated"), ("4", "simulated"))
+    ]
+    with pytest.raises(UnpredictableLayer, match="layer 1: ChannelShuffle"):
+        certify(sequence_with(nn.ChannelShuffle(2)), digits(1), init="he_normal", theories=FIELD)
+
+
+def test_group_norm_in_a_sequence_has_values_and_simulated_intervals() -> None:
+    net = sequence_with(nn.GroupNorm(2, 8))
+    certificate = certify(net, digits(1), init="he_normal")
+    assert [layer.name for layer in certificate.layers] == ["0", "1", "4"]
+    assert [layer.interval is None for layer in certificate.layers] == [False, True, False]
+    frame = certificate.to_frame()
+    assert frame.groupby("layer_name").layer.unique().map(list).to_dict() == {
+        **{"0": [1], "1": [2], "4": [3]}
+    }
