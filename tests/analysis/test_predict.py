@@ -244,7 +244,6 @@ def test_a_residual_model_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(SystemExit):
         run_predict(*SMALL[:2], "probe.size=8", *RESNET[:-2], *overrides)
-    error = capsys.readouterr().err
     *progress, error = capsys.readouterr().err.splitlines()
     assert error.startswith(message)
     assert all(line.startswith("certify: ") for line in progress)
