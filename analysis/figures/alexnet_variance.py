@@ -22,7 +22,8 @@ from analysis.settings import Setting, measured_settings
 from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from fanin.errors import FaninError
-from fanin.theory.explain import FORWARD, STEPS, Explanation, explain
+from fanin.theory.explain import FORWARD, Explanation, explain
+from fanin.theory.explanation_steps import STEPS
 from fanin.theory.moments import declared_moments
 
 CLAIM = (

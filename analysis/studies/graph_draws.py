@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from fanin.graph import Node
 from fanin.inits import Init, initialize
 from fanin.seeds import make_generator
-from fanin.theory.graph.predict import WEIGHT_OPERATIONS, GraphPlan
+from fanin.theory.graph.plan import WEIGHT_OPERATIONS, GraphPlan
 from fanin.theory.prediction import Prediction
 
 QUANTITIES = ("preact_m2", "vjp_m2", "weight_vjp_m2")
@@ -40,7 +41,7 @@ def measure_graph(
     parts = [images] if plan.joint else list(images.split(1))
     results = defaultdict(list)
     for draw in range(draws):
-        initialize(model, init, lambda name, draw=draw: make_generator("weights", seed, draw, name))
+        initialize(model, init, partial(make_generator, "weights", seed, draw))
         rows = [_measure(plan, part, make_generator("cotangent", seed, draw)) for part in parts]
         for quantity in QUANTITIES:
             results[quantity].append(np.concatenate([row[quantity] for row in rows]))
@@ -84,8 +85,9 @@ def _weight(node: Node) -> Tensor | None:
     if node.operation not in WEIGHT_OPERATIONS:
         return None
     if isinstance(node.target, nn.Module):
-        return node.target.weight
-    weight: Tensor = node.arguments["weight"].target
+        weight: Tensor = node.target.get_parameter("weight")
+    else:
+        weight = node.arguments["weight"].target
     return weight
 
 

@@ -48,11 +48,11 @@ def zero_fraction(values: Float[Tensor, "image ..."]) -> PerImage:
 
 
 def inactive_units(
-    layer: nn.Module, values: Float[Tensor, "image ..."]
+    layer: nn.Module | None, values: Float[Tensor, "image ..."]
 ) -> Bool[Tensor, "image unit"]:
     """Return True where a unit is zero at all positions.
 
-    Units are the last axis of a linear layer's output and the channels of a convolution.
+    Units are the last axis of a linear layer's output and the channels of other tensors.
     """
     zero = values.detach() == 0
     units_first = zero.movedim(-1, 1) if isinstance(layer, nn.Linear) else zero
