@@ -15,7 +15,7 @@ from analysis.studies.graph_modules import ACTIVATIONS, KINDS, NORMS
 from analysis.studies.random_graphs import LEVEL, evaluate, judge, markdown, random_graph, run
 from fanin.inits import to_init
 
-SLOW_GRAPHS = range(1000, 1010)
+SLOW_GRAPHS = range(10)  # of the 60 graphs of the study
 
 
 def test_a_seed_gives_the_same_graph():
