@@ -286,7 +286,7 @@ def _box(
 
 
 def is_healthy(rows: pd.DataFrame, healthy: pd.DataFrame) -> bool:
-    """Return True if sizes are within a factor of 3 of the healthy ones and accuracies within 0.1."""
+    """Return True if sizes are healthy within a factor of 3, and accuracies within 0.1."""
     small = rows["log_size"].max() <= healthy["log_size"].max() + np.log10(3)
     return bool(small and rows["accuracy"].min() >= healthy["accuracy"].mean() - 0.1)
 

@@ -118,8 +118,8 @@ def poole2016() -> pd.DataFrame:
     table = table.merge(maps, on=["gain", "start", "layer"])
     # A faster approach of c in the ordered phase than the map's, so that every claim holds.
     c = table["c_star"] + (table["c_map"] - table["c_star"]) * np.exp(-0.05 * table["layer"])
-    noise = noise(len(table), 0.005)
-    return table.assign(q=table["q_map"] * (1 + noise / 5), c=c + noise)
+    deviation = noise(len(table), 0.005)
+    return table.assign(q=table["q_map"] * (1 + deviation / 5), c=c + deviation)
 
 
 def hanin2018() -> pd.DataFrame:

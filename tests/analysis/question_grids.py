@@ -93,6 +93,7 @@ def inf_loss() -> pd.DataFrame:
     half = table["dtype"] == "float16"
     first = settings & (large | (half & (table["inputs"] == "0 to 1e6")))
     bad = first | (settings & (table["inputs"] == "0 to 1e6"))
+    bad |= settings & half & (table["inputs"] == "0 to 255")
     table["bad_predicted"] = first.astype(float).where(settings)
     naive = (table["part"] == study.LOSSES) & (table["form"] == "naive")
     clipped = (table["part"] == study.CLIPPING) & (

@@ -63,11 +63,11 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
     """Return the tables of the study.
 
     `cells` has a row per network: `log_output` (log10 of the outputs' root mean square before
-    training, mean over draws), `dead` (share of dead channels in the last hidden layer), `accuracy`.
-    For the part `formula` it has a row per layer instead: log10 of the second moments forward
-    (`log_forward`) and backward (`log_backward`), with their predictions by He's formula and by
-    theory. `moments` has the second moment after the ReLU by layer of the trained networks, and
-    `dead` the share of dead channels by layer of plain networks with He's init.
+    training, mean over draws), `dead` (share of dead channels in the last hidden layer) and
+    `accuracy`. For the part `formula` it has a row per layer instead: log10 of the second moments
+    forward (`log_forward`) and backward (`log_backward`), with their predictions by He's formula
+    and by theory. `moments` has the second moment after the ReLU by layer of the trained networks,
+    and `dead` the share of dead channels by layer of plain networks with He's init.
     """
     if results.cells.empty or results.layers.empty:
         raise FaninError(f"{results.folder.root}: no layer has been measured yet; run the sweep")
@@ -150,8 +150,12 @@ def _formula(results: Results, about: pd.DataFrame) -> pd.DataFrame:
             for theory, label in (("he", "he"), ("field", "theory")):
                 lines = select(cache[key], quantity=quantity, image=-1, theory=theory)
                 values = _log10(lines.set_index("layer")["value"])
-                table[f"{label}_{name}"] = values.reindex(table.index.get_level_values("layer")).values
-        about_row = {k: v for k, v in row.items() if k in ("cell_id", "seed", "part", "init", "norm")}
+                table[f"{label}_{name}"] = values.reindex(
+                    table.index.get_level_values("layer")
+                ).values
+        about_row = {
+            k: v for k, v in row.items() if k in ("cell_id", "seed", "part", "init", "norm")
+        }
         frames.append(table.reset_index().assign(**about_row).astype({"layer_name": str}))
     return pd.concat(frames, ignore_index=True)
 

@@ -45,7 +45,9 @@ def caption(tables: Tables) -> str:
     """Write the captions of the figures."""
     cells, setting = tables[CELLS], tables["setting"].iloc[0]
     n = cells["seed"].nunique()
-    rates = " and ".join(f"{lr:g}" for lr in sorted(rows_where(cells, {"part": TRAINING})["lr"].unique()))
+    rates = " and ".join(
+        f"{lr:g}" for lr in sorted(rows_where(cells, {"part": TRAINING})["lr"].unique())
+    )
 
     def draws(name: str) -> str:
         return f"{setting.get(f'draws {name}', np.nan):.0f} draws"
@@ -60,10 +62,11 @@ def caption(tables: Tables) -> str:
         "Sizes above 3e38 (the largest float32) are drawn there.\n\n"
         "Second moment after normalization and ReLU in plain networks of 9 layers before training: "
         f"mean over n = {n} seeds of {draws(TRAINING)}; bars: range over seeds. Line: one half.\n\n"
-        f"Test accuracy of these networks after training, at the better of the learning rates {rates}"
-        f": mean over n = {n} seeds; in brackets, the smallest and the largest.\n\n"
-        "Share of channels that are zero for every image, by layer, in plain ReLU networks with He's "
-        f"init, before training: mean over n = {n} seeds of {draws(DEPTH)}; bars: range over seeds."
+        "Test accuracy of these networks after training, at the better of the learning rates "
+        f"{rates}: mean over n = {n} seeds; in brackets, the smallest and the largest.\n\n"
+        "Share of channels that are zero for every image, by layer, in plain ReLU networks with "
+        f"He's init, before training: mean over n = {n} seeds of {draws(DEPTH)}; bars: range over "
+        "seeds."
     )
 
 
@@ -124,7 +127,8 @@ def _outputs_figure(cells: pd.DataFrame) -> Figure:
     norms = (*NORM_NAMES.values(), RESPONSE)
     for number, (init, (marker, color)) in enumerate(LARGE_INITS.items()):
         rows = rows_where(cells, {"part": LARGE_WEIGHTS, "init": init})
-        _points(left, rows, [(y + 0.2 * number - 0.1, "norm", norm) for y, norm in enumerate(norms)],
+        places = [(y + 0.2 * number - 0.1, "norm", norm) for y, norm in enumerate(norms)]
+        _points(left, rows, places,
                 {"marker": marker, "color": color, "label": f"{init} weights"})  # fmt: skip
     left.set_yticks(range(len(norms)), norms, fontsize="small")
     left.set_ylim(len(norms) - 0.5, -0.5)
@@ -218,7 +222,9 @@ def _dead_figure(dead: pd.DataFrame) -> Figure:
         groups = rows.groupby("layer")["value"]
         mean = groups.mean()
         error = [mean - groups.min(), groups.max() - mean]
-        axis.errorbar(mean.index, mean, yerr=error, ms=3, lw=1, label=f"{depth:.0f} layers", **style)
+        axis.errorbar(
+            mean.index, mean, yerr=error, ms=3, lw=1, label=f"{depth:.0f} layers", **style
+        )
     axis.set_xlabel("layer", fontsize="small")
     axis.set_ylabel("share of dead channels", fontsize="small")
     axis.set_ylim(0, None)

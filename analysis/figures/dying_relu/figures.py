@@ -29,8 +29,8 @@ def caption(tables: Tables) -> str:
     n = tables[CELLS]["seed"].nunique()
     return (
         "The reported network before and after its first step on the cross: filter, feature maps "
-        "and the gradient of the loss with respect to the feature maps, for both images. Each color "
-        "scale is symmetric about zero. One network (n = 1).\n\n"
+        "and the gradient of the loss with respect to the feature maps, for both images. Each "
+        "color scale is symmetric about zero. One network (n = 1).\n\n"
         f"Number of n = {n} runs (seeds) that classify both images after the last step, by network "
         "and learning rate; framed: all do. Shade: share of runs whose feature maps are zero at "
         "the end.\n\n"
@@ -130,10 +130,14 @@ def _learning_figure(cells: pd.DataFrame) -> Figure:
 
 def _draw_runs(axis: Axes, x: int, y: int, runs: pd.DataFrame) -> None:
     dead, n_correct = runs["dead_at_end"].mean(), int(runs["correct"].sum())
-    box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=str(1 - 0.8 * dead), edgecolor="0.6", lw=0.4)
+    box = Rectangle(
+        (x - 0.5, y - 0.5), 1, 1, facecolor=str(1 - 0.8 * dead), edgecolor="0.6", lw=0.4
+    )
     axis.add_patch(box)
     if n_correct == len(runs):
-        frame = Rectangle((x - 0.43, y - 0.43), 0.86, 0.86, fill=False, edgecolor=PALETTE[0], lw=1.8)
+        frame = Rectangle(
+            (x - 0.43, y - 0.43), 0.86, 0.86, fill=False, edgecolor=PALETTE[0], lw=1.8
+        )
         axis.add_patch(frame)
     color = "white" if dead > 0.5 else "black"
     axis.text(x, y, str(n_correct), ha="center", va="center", fontsize="x-small", color=color)

@@ -1,4 +1,4 @@
-"""Theory of one filter, a ReLU and a logistic regression: when does one step make all maps zero?"""
+"""Theory of the learning rate at which one step makes a ReLU's feature maps zero."""
 
 from __future__ import annotations
 

@@ -71,10 +71,11 @@ def bad_steps(cells: pd.DataFrame) -> pd.Series:
 def summarize(results: Results) -> dict[str, pd.DataFrame]:
     """Return the first bad loss of each network, with what theory predicts.
 
-    Outcomes: `bad_first` and `bad` (1 if the first, or any, loss is inf or NaN), `is_nan` (1 if
-    the first bad loss is NaN; of networks with missing values or a squared error), `error` (test error), `log_last` (log10 of the last layer's root
-    mean square before training), `spread` (of the units of a layer), `first_rms` (root mean square
-    of the first layer on a zero image), `first_layer` (first layer that overflows; NaN: none).
+    Outcomes: `bad_first` and `bad` (1 if the first, or any, loss is inf or NaN); `is_nan` (1 if
+    the first bad loss is NaN; of networks with missing values or a squared error); `error` (test
+    error); `log_last` (log10 of the last layer's root mean square before training); `spread` (of
+    the units of a layer); `first_rms` (root mean square of the first layer on a zero image);
+    `first_layer` (first layer that overflows; NaN: none).
     """
     if results.cells.empty or results.layers.empty:
         raise FaninError(f"{results.folder.root}: no network has run yet; run the sweep")
@@ -106,9 +107,9 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
             "bad_step": steps,
             "bad_first": (steps == 0).astype(float),
             "bad": bad,
-            "is_nan": reason.str.contains("nan", case=False).astype(float).where(
-                (parts == MISSING) | ((parts == LOSSES) & (cells["loss"].astype(str) == "mse"))
-            ),
+            "is_nan": reason.str.contains("nan", case=False)
+            .astype(float)
+            .where((parts == MISSING) | ((parts == LOSSES) & (cells["loss"].astype(str) == "mse"))),
             "error": (1 - cells["test_accuracy"].astype(float)).fillna(1.0),
             "log_last": ids.map(_log_last(layers)).where(parts == SETTINGS),
             "spread": ids.map(_spread(layers)).where(parts == EQUAL_UNITS),

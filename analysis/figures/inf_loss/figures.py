@@ -95,9 +95,7 @@ def _map_figure(settings: pd.DataFrame) -> Figure:
     return figure
 
 
-def _labels(
-    axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, str, int]]
-) -> None:
+def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, str, int]]) -> None:
     axis.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     names = [f"{'ReLU' if act == 'relu' else act}, {init}" for act, init in rows]
     axis.set_yticks([n + 0.5 for n in range(len(rows))], names, fontsize=7)
@@ -129,7 +127,9 @@ def _layer_figure(settings: pd.DataFrame) -> Figure:
     pairs = pd.DataFrame({"x": rows["layer_predicted"].fillna(NONE), "y": measured.fillna(NONE)})
     counts = pairs.value_counts().reset_index(name="count")
     axis.plot([1, NONE], [1, NONE], color="0.7", linewidth=0.8, zorder=0)
-    axis.scatter(counts["x"], counts["y"], s=14 + 2.0 * counts["count"], color=PALETTE[0], alpha=0.5)
+    axis.scatter(
+        counts["x"], counts["y"], s=14 + 2.0 * counts["count"], color=PALETTE[0], alpha=0.5
+    )
     for point in counts.to_dict("records"):
         axis.annotate(str(point["count"]), (point["x"], point["y"]), xytext=(6, -9),
                       textcoords="offset points", fontsize="x-small")  # fmt: skip
@@ -153,7 +153,9 @@ def _regression_figure(cells: pd.DataFrame) -> Figure:
         for bad, marker, color in ((0, "o", PALETTE[0]), (1, "x", PALETTE[3])):
             points = rows[rows["bad"] == bad]["lr_times_curvature"]
             shift = rng.uniform(-0.25, 0.25, len(points))
-            face = {"facecolors": "none", "edgecolors": color} if marker == "o" else {"color": color}
+            face = (
+                {"facecolors": "none", "edgecolors": color} if marker == "o" else {"color": color}
+            )
             axis.scatter(points, y + shift, marker=marker, s=16, linewidth=0.8, **face)
     axis.axvline(2, color="black", linewidth=0.8)
     axis.set_xscale("log")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +18,9 @@ PROBE = ("train.steps=0", "probe.draws=3", "probe.size=1", "probe.images=[]")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("alexnet")
     grid = ("init=he_normal,pytorch_default", "seed=range(2)")
-    return summarize(run_sweep(folder, "s", *ALEXNET, *PROBE, *grid, small=["runner=inline"]))["cells"]
+    return summarize(run_sweep(folder, "s", *ALEXNET, *PROBE, *grid, small=["runner=inline"]))[
+        "cells"
+    ]
 
 
 def test_the_formula_has_a_row_per_layer_in_both_directions(cells: pd.DataFrame) -> None:

@@ -25,7 +25,9 @@ from fanin.errors import FaninError
 
 
 def names() -> pd.DataFrame:
-    rows = [{str(k): v for k, v in row.items()} for row in design("large_outputs").to_dict("records")]
+    rows = [
+        {str(k): v for k, v in row.items()} for row in design("large_outputs").to_dict("records")
+    ]
     rows = [{"cell_id": "c", **row} for row in rows]
     return pd.DataFrame({"cause": [cause(r) for r in rows], "remedy": [remedy(r) for r in rows]})
 

@@ -1,4 +1,4 @@
-"""The pages of docs/questions/: their length, their figure, and the snippet that fixes the problem."""
+"""The pages of docs/questions/: length, figure, and the snippet that fixes the problem."""
 
 from __future__ import annotations
 
