@@ -159,6 +159,7 @@ def test_incomplete_sweeps_are_not_published(
 ) -> None:
     drawn = draw("schoenholz2017")
     n = len(drawn.results.cells)
+    capsys.readouterr()  # of the sweep, if this test is the first that draws it
     incomplete = without_cells(drawn.results, [0, 1], "cancelled")
     for module in (command, summarize):
         monkeypatch.setattr(module, "load", lambda name, results, all=False: incomplete)
@@ -310,7 +311,7 @@ def test_a_source_without_a_module_is_an_error(tmp_path: Path) -> None:
 def test_a_source_without_scoring_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "conf" / "sweep").mkdir(parents=True)
     text = "source: Nobody 2030\nfixed: {probe.draws: 1}\n"
-    (tmp_path / "conf" / "sweep" / "he2015.yaml").write_text(text)
-    results = run_sweep(tmp_path, "unscored", "sweep=he2015", config_dir=tmp_path / "conf")
+    (tmp_path / "conf" / "sweep" / "style.yaml").write_text(text)  # a module without STUDY
+    results = run_sweep(tmp_path, "unscored", "sweep=style", config_dir=tmp_path / "conf")
     with pytest.raises(FaninError, match="needs the section 'scoring'"):
         study_factory(results)

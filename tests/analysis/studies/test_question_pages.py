@@ -67,7 +67,7 @@ def with_uniform_weights(model: nn.Sequential) -> nn.Sequential:
 
 
 def rms(outputs: Tensor) -> float:
-    return float(outputs.square().mean().sqrt())
+    return float(outputs.detach().square().mean().sqrt())
 
 
 def small_cnn() -> nn.Sequential:
