@@ -211,7 +211,7 @@ def caption(tables: Tables) -> str:
         "Largest outputs during training (root mean square of the logits) by cause and remedy: "
         f"geometric mean over n = {n} seeds, and in the second line the mean test accuracy (for "
         "the regression: the share of the variance that it explains). “inf”: every seed "
-        "diverged; “≥”: some did. Frame: outputs and accuracy as in the healthy network. Grey: "
+        "diverged; “inf in 2”: two did. Frame: outputs and accuracy as in the healthy network. Grey: "
         "the remedy undoes the cause, or there is nothing to cure.\n\n"
         "Outputs before training (bars: range, and tick: geometric mean of "
         f"{setting['probe.draws']:.0f} draws in each of n = {n} seeds), as predicted by theory "
@@ -292,17 +292,18 @@ def is_healthy(rows: pd.DataFrame, healthy: pd.DataFrame) -> bool:
 
 
 def size_text(log_sizes: pd.Series) -> str:
-    """Format the geometric mean of sizes; `inf` if all diverged, `≥` if some did.
+    """Format the geometric mean of sizes; if some networks diverged, their number.
 
     >>> size_text(pd.Series([0.0, 2.0])), size_text(pd.Series([0.0, 38.5]))
-    ('10', '≥1')
+    ('10', 'inf in 1')
     """
-    finite = log_sizes[log_sizes < LARGEST]
-    if finite.empty:
-        return "inf"
-    value = 10 ** float(finite.mean())
-    text = f"{value:.2g}" if value < 1000 else f"$10^{{{np.log10(value):.0f}}}$"
-    return text if len(finite) == len(log_sizes) else f"≥{text}"
+    n_diverged = int((log_sizes >= LARGEST).sum())
+    if n_diverged:
+        return "inf" if n_diverged == len(log_sizes) else f"inf in {n_diverged}"
+    value = 10 ** float(log_sizes.mean())
+    if value >= 1000:
+        return f"$10^{{{np.log10(value):.0f}}}$"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _start(cells: pd.DataFrame, draws: pd.DataFrame) -> Figure:

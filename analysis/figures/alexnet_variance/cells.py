@@ -31,7 +31,7 @@ INIT_NAMES = {
     "alexnet2012": "2012",
     "normal": "N(0, 0.01²)",
 }
-INIT_2012_FULL = "2012, with LRN and 2 groups"
+INIT_2012_FULL = "2012 (LRN, 2 groups)"
 N_LAYERS = 8  # weight layers of an AlexNet
 LOG_MIN, LOG_MAX = -38.0, 38.5  # log10 of the smallest normal and of the largest float32
 

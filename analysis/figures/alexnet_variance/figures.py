@@ -89,11 +89,11 @@ def _formula_figure(rows: pd.DataFrame) -> Figure:
     n_rows = -(-len(inits) // n_columns)
     size = (PANEL[0] * n_columns, PANEL[1] * n_rows + 0.6)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False).flat
+    axes = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
     for axis, init in zip(axes, inits, strict=False):
         _formula_panel(axis, rows[rows["init"] == init])
-        axis.set_title(f"{init} init", fontsize="small")
-    for axis in list(axes)[len(inits) :]:
+        axis.set_title(f"init: {init}", fontsize="small")
+    for axis in axes[len(inits) :]:
         axis.set_visible(False)
     shown = figure.axes[0].get_legend_handles_labels()
     figure.legend(*shown, loc="outside upper center", ncols=3, frameon=False, fontsize="small")

@@ -53,7 +53,7 @@ def figures(tables: Tables) -> dict[str, Figure]:
 def _network_figure(pictures: pd.DataFrame) -> Figure:
     """Draw one network before and after its first step on the cross."""
     figure = Figure(figsize=NETWORK_SIZE, layout="constrained")
-    axes = figure.subplots(2, 6, width_ratios=[1, 1, 0.8, 1, 1, 1], squeeze=False)
+    axes = figure.subplots(2, 6, width_ratios=[1, 0.8, 1, 1, 1, 1], squeeze=False)
     # Columns: two inputs (in the rows), filter, maps of circle and cross, gradients.
     for axis in axes.flat:
         axis.set_axis_off()
@@ -103,7 +103,7 @@ def _draw_signed(figure: Figure, axis: Axes, values: np.ndarray) -> None:
                   fontsize="small", color="white")  # fmt: skip
         return
     bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", fraction=0.08, pad=0.04)
-    bar.set_ticks([-limit, 0, limit], labels=[f"{-limit:.1g}", "0", f"{limit:.1g}"])
+    bar.set_ticks([-limit, 0, limit], labels=[f"{-limit:.2g}", "0", f"{limit:.2g}"])
     bar.ax.tick_params(labelsize=5.5, length=2, pad=1)
 
 
