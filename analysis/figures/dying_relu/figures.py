@@ -33,7 +33,7 @@ def caption(tables: Tables) -> str:
         "color scale is symmetric about zero. One network (n = 1).\n\n"
         f"Number of n = {n} runs (seeds) that classify both images after the last step, by network "
         "and learning rate; framed: all do. Shade: share of runs whose feature maps are zero at "
-        "the end.\n\n"
+        "the end. Boxes without a number did not run.\n\n"
         "Smallest learning rate at which the first step on the cross makes both feature maps zero: "
         f"one bar per seed (n = {n}), from the largest tested rate that does not to the smallest "
         "that does. Line: theory."
@@ -103,7 +103,8 @@ def _draw_signed(figure: Figure, axis: Axes, values: np.ndarray) -> None:
                   fontsize="small", color="white")  # fmt: skip
         return
     bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", fraction=0.08, pad=0.04)
-    bar.set_ticks([-limit, 0, limit], labels=[f"{-limit:.2g}", "0", f"{limit:.2g}"])
+    end = f"{limit:,.0f}" if limit >= 10 else f"{limit:.2g}"
+    bar.set_ticks([-limit, 0, limit], labels=[f"−{end}", "0", end])
     bar.ax.tick_params(labelsize=5.5, length=2, pad=1)
 
 
