@@ -159,7 +159,7 @@ def extrapolate(ratio: Sequence[Ratio], widths: Sequence[int]) -> Ratio:
 
     Examples
     --------
-    >>> extrapolate([Ratio(1.2, 0.0), Ratio(1.1, 0.0)], [10, 20]).value
+    >>> round(extrapolate([Ratio(1.2, 0.0), Ratio(1.1, 0.0)], [10, 20]).value, 9)
     1.0
     """
     (narrow, wide), (first, second) = ratio, widths
