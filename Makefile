@@ -75,8 +75,9 @@ docs: $(STAMP)   ## build the documentation as a website, site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Done. Open site/index.html; its search needs a server: python3 -m http.server --directory site"
 
-pages: $(STAMP)  ## write docs/reproductions.md and its figures from docs/summaries/
+pages: $(STAMP)  ## write the pages of publications and questions and their figures from docs/summaries/
 	$(BIN)/python -m analysis.studies.reproductions --write docs/reproductions.md
+	$(BIN)/python -m analysis.studies.questions --write docs
 
 docs-status: $(STAMP) ## list generated blocks of docs/ whose inputs changed since
 	$(BIN)/python -m analysis.studies.docs_status

@@ -82,26 +82,49 @@ class Brightness:
 '''
 FIGURE = '''"""The accuracy of every cell."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from matplotlib.figure import Figure
 
-from analysis.figures.study import ClaimResult, Study
 from analysis.load import Results
+from analysis.scoring.effects import difference
+from analysis.scoring.scored_study import ScoredStudy, Tables
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
+def summarize(results: Results) -> Tables:
+    cells = results.cells[["seed", "init", "test_accuracy"]].astype({"init": str})
+    return {"cells": cells.rename(columns={"test_accuracy": "accuracy"})}
+
+
+def figures(tables: Tables) -> dict[str, Figure]:
     figure = Figure()
-    accuracy = results.cells["test_accuracy"]
+    accuracy = tables["cells"]["accuracy"]
     figure.subplots().plot(range(len(accuracy)), accuracy, "o")
-    best = float(accuracy.max())
-    line = ClaimResult("best accuracy", "1", f"{best:.2f}", best >= criterion["accuracy"])
-    return Study("Brightness can be learned.", {"brightness": figure}, "", (line,))
+    return {"brightness": figure}
+
+
+STUDY = ScoredStudy(
+    summarize,
+    outcomes=("accuracy",),
+    effects={"loss_of_half": difference("accuracy", {"init": "he_normal"}, {"init": "half_he"})},
+    figures=figures,
+    caption=lambda tables: "Accuracies.",
+)
 '''
 SWEEP = """question: Can brightness be learned?
-source: this test
-criterion: {accuracy: 0.0}
+source: field report
+scoring:
+  seeds: 3
+  seeds_reason: our choice
+  sizes: {theirs: this test, ours: this test}
+  claims:
+    half_is_worse:
+      main: true
+      statement: Half of He's variance lowers the accuracy.
+      source: our choice
+      effect: loss_of_half
+      direction: above
+      smallest: 0.1
+      smallest_source: our choice
+      null_models: [constant]
 fixed:
   data: brightness
   model: upsampled

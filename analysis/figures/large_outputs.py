@@ -1,8 +1,9 @@
-"""Study `large_outputs`: suspected causes of huge outputs in a CNN, alone and with each remedy."""
+"""Study `large_outputs`: causes of huge outputs in a CNN, alone and with each remedy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -11,356 +12,360 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
-from analysis.figures.ablation import NOTHING, combinations, initial_outputs, measure_outputs
-from analysis.figures.study import ClaimResult, Study
+from analysis.figures.query import select
 from analysis.figures.style import PALETTE
 from analysis.load import Results
+from analysis.predictions import predict_cell
+from analysis.scoring.effects import difference, explained_share, least, per_seed, rows_where
+from analysis.scoring.scored_study import ScoredStudy, Tables
+from analysis.scoring.summary import CELLS
+from analysis.scoring.verdict import Effect
+from experiments.config.groups import PREDICTION_GROUPS
 from fanin.errors import FaninError
 
-CLAIM = (
-    "Huge outputs come from the scale of the weights, the scale of the input, or too large steps. "
-    "Undoing the cause cures them; a final activation only hides them."
+LARGEST = 38.5  # log10 of the largest float32, the size of a network that diverges
+BASE_RATE, LARGE_RATE = 0.05, 1.0
+HEALTHY, NOTHING, LOWER_RATE = "healthy network", "nothing", "10 times lower rate"
+REGRESSION, SAME_CLASSES = "regression, squared error", "same images, classes"
+LARGE_STEPS = ("learning rate 20 times larger", "gradients times 3 per layer")
+LARGE_START = ("N(0, 1) weights", "U(0, 1) weights", "pixels 0 to 255")
+CAUSES = (*LARGE_START, *LARGE_STEPS, REGRESSION)
+OTHER_SUSPECTS = (
+    *("PyTorch's default init", "float16", "log(softmax) written out"),
+    *("squared error on classes", "softmax applied twice"),
 )
-FINAL_ACTIVATION = "final activation"  # the first suspect with this remedy is the reference
-HEAT_MAP_SIZE = (11.0, 5.6)  # inches
-INITIAL_SIZE = (6.8, 3.6)
-COLORMAP = "cividis"  # its lightness is monotonic, so it is readable in grayscale
-COLOR_MIN, COLOR_MAX = 0.1, 1e12  # limits of the color scale, root mean square
-Z = 1.96  # standard deviations in half of a 95 % interval
+ACTIVATION, NORM_CLIP, VALUE_CLIP = "final activation", "clip norm", "clip value"
+REMEDIES = (
+    *(NOTHING, ACTIVATION, "Xavier init", NORM_CLIP, VALUE_CLIP, LOWER_RATE),
+    *("step schedule", "warmup", "cosine schedule"),
+)
+MAP_SIZE, START_SIZE = (8.4, 4.3), (6.8, 3.3)  # inches
+COLOR_LIMITS = (-1.0, 12.0)  # log10 of the size
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test for each suspect if it makes the outputs huge, if theory predicts it, and what cures it.
+def cause(cell: Mapping[str, Any]) -> str:
+    """Return the cause that a cell's config contains."""
+    inits = {"normal": "N(0, 1) weights", "uniform": "U(0, 1) weights"}
+    factor = cell.get("clip.factors.conv1")
+    if cell["data"] == "gaussian":
+        return REGRESSION if cell["data.task"] == "regression" else SAME_CLASSES
+    tests = {
+        inits.get(cell["init"], ""): cell["init"] in inits,
+        "pixels 0 to 255": cell["scaling"] == "raw",
+        LARGE_STEPS[0]: cell["optim.lr"] > BASE_RATE,
+        LARGE_STEPS[1]: factor is not None and factor > 1,
+        OTHER_SUSPECTS[0]: cell["init"] == "pytorch_default",
+        OTHER_SUSPECTS[1]: cell["train.dtype"] == "float16",
+        OTHER_SUSPECTS[2]: cell["loss.form"] == "naive",
+        OTHER_SUSPECTS[3]: cell["loss"] == "mse",
+        OTHER_SUSPECTS[4]: cell["loss.form"] == "twice",
+    }
+    return _only([name for name, holds in tests.items() if holds], HEALTHY, cell)
 
-    Parameters
-    ----------
-    results
-        Results of the sweep `large_outputs`.
-    criterion
-        `healthy`, `suspects`, `remedies`, `overrides` (see `analysis.figures.ablation`); the claims
-        `reference`, `huge` and `cures`; the bounds `factor`, `accuracy`, `explained` and `se`. The
-        comments in conf/sweep/large_outputs.yaml define them.
 
-    Raises
-    ------
-    FaninError
-        A suspect without a remedy, or its reference, has not run yet.
+def remedy(cell: Mapping[str, Any]) -> str:
+    """Return the remedy that a cell's config contains."""
+    schedules = {"step": "step schedule", "warmup": "warmup", "cosine": "cosine schedule"}
+    clips = {"norm": NORM_CLIP, "value": VALUE_CLIP}
+    tests = {
+        ACTIVATION: cell["head"] != "none" and cell["loss.form"] != "twice",
+        "Xavier init": cell["init"] == "xavier_normal",
+        clips.get(cell["clip"], ""): cell["clip"] in clips,
+        LOWER_RATE: cell["optim.lr"] not in (BASE_RATE, LARGE_RATE),
+        schedules.get(cell["schedule"], ""): cell["schedule"] in schedules,
+    }
+    return _only([name for name, holds in tests.items() if holds], NOTHING, cell)
+
+
+def _only(names: Sequence[str], default: str, cell: Mapping[str, Any]) -> str:
+    if len(names) > 1:
+        raise FaninError(f"{cell['cell_id']}: more than one of: {', '.join(names)}")
+    return names[0] if names else default
+
+
+def summarize(results: Results) -> dict[str, pd.DataFrame]:
+    """Return size and accuracy of each network, and its measured and predicted size at the start.
+
+    Columns: `log_start` (mean over draws) and `log_start_predicted` of networks without a remedy;
+    `log_size` (largest over all probed steps); `accuracy` (or share of the variance that a
+    regression explains; 0 if it diverged). Sizes are log10 of the root mean square of the logits.
     """
     if results.cells.empty or results.layers.empty:
         raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
-    table = outcomes(results, criterion)
-    first = initial_outputs(results, table, criterion)
     cells = results.cells
-    caption = (
-        f"Plain ReLU CNN of {int(cells['model.depth'].iloc[0])} layers, "
-        f"{int(cells['model.width'].iloc[0])} channels, on {int(cells['data.n_train'].iloc[0])} "
-        f"images of {cells['data'].mode().iloc[0]}, {int(cells['train.steps'].iloc[0])} steps of "
-        f"SGD, {cells['seed'].nunique()} seeds per box. Size of the outputs: root mean square of "
-        f"the logits over {int(cells['probe.size'].iloc[0])} images. First figure: suspected "
-        "causes (suspects) in rows, remedies in columns. First line of a box: largest size over "
-        "all seeds and all measured steps (≥: a seed diverged after the last measurement); in "
-        "brackets, the size after the final activation. Second line: number of seeds that diverged "
-        "(div.) and the worst accuracy of the other seeds (R²: share of the targets' variance that "
-        "a regression explains). ✓: healthy, that is, outputs and accuracy are close to those of "
-        "the healthy network in every seed (conf/sweep/large_outputs.yaml has the bounds). "
-        "Hatched: the remedy undoes the suspect, so the box shows the healthy network (in the row "
-        "of the regression target: the same CNN, trained to classify these images). Second figure: "
-        f"the same networks before training, {int(first['draws'].min())} draws of the weights "
-        "each, and their largest outputs in training."
+    records = [{str(k): v for k, v in row.items()} for row in cells.to_dict("records")]
+    ids = cells["cell_id"].astype(str)
+    diverged = (cells["outcome"] == "diverged").to_numpy()
+    by_draw = _log_sizes(results.layers, select(results.layers, step=0))
+    trained = _log_sizes(results.layers, select(results.layers, draw=0))
+    noise = cells["data.noise"].astype(float) if "data.noise" in cells else 0.0
+    explained = 1 - cells["test_loss"].astype(float) / (1 + noise**2)
+    accuracy = cells["test_accuracy"].astype(float).fillna(explained)
+    table = pd.DataFrame(
+        {
+            "seed": cells["seed"].astype(int),
+            "cause": [cause(record) for record in records],
+            "remedy": [remedy(record) for record in records],
+            "lr": cells["optim.lr"].astype(float),
+            "log_size": np.where(diverged, LARGEST, ids.map(trained.groupby("cell_id").max())),
+            "accuracy": np.where(diverged, 0.0, accuracy.clip(lower=0)),
+        }
     )
-    figures = {
-        "large_outputs": heat_map(table),
-        "large_outputs_before": initial_figure(first, table[table["remedy"] == NOTHING]),
-    }
-    return Study(CLAIM, figures, caption, tuple(_claim_results(table, first, criterion)))
-
-
-def outcomes(results: Results, criterion: Mapping[str, Any]) -> pd.DataFrame:
-    """Summarize each suspect with each remedy over all seeds.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per combination. `suspect`, `remedy`, `kind`, `cell_ids`
-        (`analysis.figures.ablation.Combination`); `seeds`: number of seeds; `has_head`; `start`,
-        `largest`, `end`, `output`: largest value over seeds; `diverged`: number of seeds that
-        diverged; `accuracy`, `explained`: smallest value over seeds; `huge`: True if any seed has
-        huge outputs; `healthy`: True if all seeds are healthy; `per_seed`: root mean squares and
-        accuracies of all seeds, sorted.
-    """
-    cells = measure_outputs(results)
-    pairs = combinations(results, criterion)
-    ids = {(pair.suspect, pair.remedy): list(pair.cell_ids) for pair in pairs}
-    first = next(iter(criterion["suspects"]))
-    rows = []
-    for pair in pairs:
-        cure = criterion.get("reference", {}).get(pair.suspect)
-        reference = ids[(pair.suspect, cure) if cure else (first, FINAL_ACTIVATION)]
-        # A remedy may lower the healthy network's accuracy too, so compare accuracies with those of
-        # the healthy network with the same remedy.
-        same_remedy = reference if cure else ids[first, pair.remedy]
-        if not (reference and ids[pair.suspect, NOTHING] and same_remedy):
-            raise FaninError(
-                f"{results.folder.root}: cells of the cause '{pair.suspect}', or of the healthy"
-                " network, are missing; run the rest of the sweep"
-            )
-        bound = criterion["factor"] * cells.loc[reference, "largest"].max()
-        min_accuracy = cells.loc[same_remedy, "accuracy"].mean() - criterion["accuracy"]
-        own_cells = cells.loc[list(pair.cell_ids)]
-        rows.append(
-            {"suspect": pair.suspect, "remedy": pair.remedy, "kind": pair.kind}
-            | {"cell_ids": pair.cell_ids}
-            | _over_seeds(own_cells, bound, min_accuracy, criterion["explained"])
-        )
-    return pd.DataFrame(rows)
-
-
-def _over_seeds(
-    cells: pd.DataFrame, bound: float, min_accuracy: float, min_explained: float
-) -> dict[str, Any]:
-    correct = (cells["accuracy"] >= min_accuracy) | (cells["explained"] >= min_explained)
+    alone = (table["remedy"] == NOTHING).to_numpy()
+    start = ids.map(by_draw.groupby("cell_id").mean())
+    table["log_start"] = start.where(alone)
+    table["log_start_predicted"] = _predicted_starts(results, ids.where(alone))
+    draws = by_draw.reset_index().merge(
+        pd.DataFrame({"cell_id": ids, "cause": table["cause"], "alone": alone}), on="cell_id"
+    )
+    columns = ["train.steps", "probe.draws"]
+    setting = cells[columns].iloc[:1].astype(float).reset_index(drop=True)
     return {
-        "seeds": len(cells),
-        "has_head": bool(cells["has_head"].any()),
-        **{key: cells[key].max() for key in ("start", "largest", "end", "output")},
-        "diverged": int(cells["diverged"].sum()),
-        "accuracy": cells["accuracy"].min(),
-        "explained": cells["explained"].min(),
-        "huge": bool((cells["largest"] > bound).any()),
-        "healthy": len(cells) > 0
-        and bool((~cells["diverged"] & (cells["end"] <= bound) & correct).all()),
-        "per_seed": tuple(sorted(cells[key]) for key in ("start", "largest", "end", "accuracy")),
+        CELLS: table.reset_index(drop=True),
+        "draws": draws.loc[draws["alone"], ["cause", "log_size"]].reset_index(drop=True),
+        "setting": setting,
     }
 
 
-def _claim_results(
-    table: pd.DataFrame, first: pd.DataFrame, criterion: Mapping[str, Any]
-) -> Iterator[ClaimResult]:
-    yield from _final_activation_claims(table)
-    for suspect in criterion["suspects"]:
-        alone = table[(table["suspect"] == suspect) & (table["remedy"] == NOTHING)].iloc[0]
-        claimed = suspect in criterion["huge"]
-        yield ClaimResult(
-            f"'{suspect}' without remedy: size of the outputs",
-            "huge" if claimed else "not huge",
-            describe_outcome(alone),
-            bool(alone["huge"]) == claimed,
-            threshold=f"huge: above {criterion['factor']:g} times the healthy network",
-        )
-    for suspect, claims in criterion["cures"].items():
-        rows = table[(table["suspect"] == suspect) & table["kind"].isin(["distinct", "reverted"])]
-        cures = rows[rows["healthy"] & (rows["remedy"] != NOTHING)]["remedy"].tolist()
-        yield ClaimResult(
-            f"'{suspect}': remedies that cure it",
-            _join(claims),
-            _join(cures),
-            set(cures) == set(claims),
-            threshold="exactly these",
-        )
-    yield from _initial_claims(first, criterion)
+def _log_sizes(layers: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
+    """Return log10 of the root mean square of the logits, by cell, draw and step."""
+    logits = select(rows, quantity="preact_m2", image=-1, layer=int(layers["layer"].max()))
+    values = logits["value"].clip(lower=1e-76).map(np.log10).clip(upper=2 * LARGEST) / 2
+    keys = [logits["cell_id"].astype(str), logits["draw"], logits["step"]]
+    return values.groupby(keys).first().rename("log_size")
 
 
-def _final_activation_claims(table: pd.DataFrame) -> Iterator[ClaimResult]:
-    """Test whether a final activation changes the logits or cures any suspect."""
-    first, remedies = table["suspect"].iloc[0], table.set_index(["suspect", "remedy"])
-    bare, softmax = remedies.loc[(first, NOTHING)], remedies.loc[(first, FINAL_ACTIVATION)]
-    yield ClaimResult(
-        "logits without and with a final softmax",
-        "bitwise equal, because the loss applies a softmax in both cases",
-        f"size {size(bare['end'])} and {size(softmax['end'])}, "
-        f"accuracy {bare['accuracy']:.1%} and {softmax['accuracy']:.1%}",
-        bool(bare["per_seed"] == softmax["per_seed"]),
-        threshold="equal in every bit",
-    )
-    is_final = (table["remedy"] == FINAL_ACTIVATION) & (table["kind"] == "distinct")
-    hidden = table[is_final].iloc[1:]
-    cured = hidden[hidden["healthy"] & ~_healthy_without_remedy(table, hidden)]
-    worst = hidden.sort_values("largest").iloc[-1]
-    yield ClaimResult(
-        "suspects that a final activation cures",
-        "none, because it bounds the output, not the logits",
-        f"{_join(cured['suspect'].tolist())}. The largest logits are those of "
-        f"'{worst['suspect']}': {size(worst['largest'])}, with outputs of {size(worst['output'])} "
-        "after the activation",
-        cured.empty,
-        threshold="0 suspects",
-    )
-
-
-def _healthy_without_remedy(table: pd.DataFrame, rows: pd.DataFrame) -> pd.Series:
-    """Return True where a row's suspect is healthy without any remedy."""
-    alone = table[table["remedy"] == NOTHING].set_index("suspect")["healthy"]
-    return rows["suspect"].map(alone).astype(bool)
-
-
-def _initial_claims(first: pd.DataFrame, criterion: Mapping[str, Any]) -> Iterator[ClaimResult]:
-    """Compare the predicted and measured root mean square of the outputs before training."""
-    for row in first.to_dict("records"):
-        if row["shares_prediction_of"]:
+def _predicted_starts(results: Results, ids: pd.Series) -> list[float]:
+    """Predict log10 of the root mean square of the logits; cells with equal networks share it."""
+    cache: dict[str, float] = {}
+    plan, predictions = results.plan, []
+    for cell_id in ids:
+        if pd.isna(cell_id):
+            predictions.append(np.nan)
             continue
-        deviation = abs(row["log_mean"] - row["log_predicted"]) / row["log_se"]
-        yield ClaimResult(
-            f"'{row['suspect']}': size of the outputs before training, geometric mean over draws",
-            f"{size(np.exp(row['log_predicted'] / 2))} (theory)",
-            f"{size(np.exp(row['log_mean'] / 2))} ({row['draws']} draws; "
-            f"{deviation:.1f} standard errors from the prediction)",
-            bool(deviation <= criterion["se"]),
-            threshold=f"within {criterion['se']:g} se",
-        )
-    unseen = [row["suspect"] for row in first.to_dict("records") if row["shares_prediction_of"]]
-    yield ClaimResult(
-        "suspects that do not change the outputs before training",
-        _join(unseen),
-        _join([s for s, same in zip(first["suspect"], first["same"], strict=True) if same]),
-        bool((first["same"] == (first["shares_prediction_of"] != "")).all()),
-        threshold="exactly these",
+        config = plan[cell_id]["config"]
+        config = {**config, "train": {**config["train"], "dtype": "float32"}}
+        key = json.dumps({group: config[group] for group in PREDICTION_GROUPS}, sort_keys=True)
+        if key not in cache:
+            frame = predict_cell(config, ("field",), whole_set=True)
+            last = select(frame, quantity="preact_m2", image=-1, layer=int(frame["layer"].max()))
+            cache[key] = float(np.log10(last["value"].iloc[0])) / 2
+        predictions.append(cache[key])
+    return predictions
+
+
+def _growth(name: str, with_remedy: str = NOTHING) -> Effect:
+    """Return log10 of a network's size over that of the healthy network with the same remedy."""
+    healthy = SAME_CLASSES if name == REGRESSION else HEALTHY
+    # The regression's healthy network has run alone and at the lower rate only.
+    same = with_remedy if healthy == HEALTHY or with_remedy == LOWER_RATE else NOTHING
+    return difference(
+        "log_size",
+        {"cause": name, "remedy": with_remedy},
+        {"cause": healthy, "remedy": same},
     )
 
 
-def describe_outcome(row: Mapping[str, Any]) -> str:
-    """Describe the largest outputs and the outcome of one row of `outcomes`."""
-    relation = "at least" if row["diverged"] else "up to"
-    category = "huge" if row["huge"] else "not huge"
-    parts = [f"{row['diverged']} of {row['seeds']} seeds diverged"] if row["diverged"] else []
-    if not np.isnan(row["accuracy"]):
-        parts.append(f"accuracy {row['accuracy']:.0%}")
-    if not np.isnan(row["explained"]):
-        parts.append(f"R² {row['explained']:.2f}")
-    return f"{category}: {relation} {size(row['largest'])}; {', '.join(parts)}"
+def _causes_beyond(cells: pd.DataFrame) -> float:
+    """Return the smallest growth by a cause minus the largest growth by another suspect."""
+    alone = rows_where(cells, {"remedy": NOTHING})
+    sizes = alone.groupby("cause")["log_size"].mean()
+    others = [name for name in OTHER_SUSPECTS if name in sizes]
+    if not set(CAUSES) <= set(sizes.index) or not others:
+        return float("nan")
+    return float(sizes[list(CAUSES)].min() - sizes[others].max())
 
 
-def _join(names: list[str]) -> str:
-    return "; ".join(names) or "none"
+def _removed(by: str) -> Effect:
+    """Return the share of the growth that a remedy removes, for the large step that it cures least.
 
-
-def size(value: float) -> str:
-    """Format a root mean square with one to three digits.
-
-    >>> [size(v) for v in (0.0312, 5.04, 74.2, 118.0, 43000.0, 2e17)]
-    ['0.031', '5', '74', '118', '4e4', '2e17']
+    The share is 0 if there is no growth to remove.
     """
-    if not np.isfinite(value):
-        return "-"
-    if value < 999.5:
-        return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
-    digit, power = f"{value:.0e}".split("e")
-    return f"{digit}e{int(power)}"
+
+    def statistic(cells: pd.DataFrame) -> float:
+        shares = []
+        for name in LARGE_STEPS:
+            alone = float(_growth(name)(cells).iloc[0])
+            left = float(_growth(name, by)(cells).iloc[0])
+            shares.append(1 - left / alone if alone > 0 else 0.0 * left)
+        return float(np.min(shares))
+
+    return per_seed(statistic)
 
 
-def heat_map(table: pd.DataFrame) -> Figure:
-    """Draw `outcomes`: a row per suspect, a column per remedy, output size as color."""
-    figure = Figure(figsize=HEAT_MAP_SIZE, layout="constrained")
+def _predicted_start(cells: pd.DataFrame) -> float:
+    rows = cells[cells["log_start"].notna()]
+    return explained_share(rows["log_start"], rows["log_start_predicted"])
+
+
+def caption(tables: Tables) -> str:
+    """Write the captions of the map and of the sizes at the start."""
+    n = tables[CELLS]["seed"].nunique()
+    setting = tables["setting"].iloc[0]
+    return (
+        "Largest outputs during training (root mean square of the logits) by cause and remedy: "
+        f"geometric mean over n = {n} seeds, and in the second line the mean test accuracy (for "
+        "the regression: the share of the variance that it explains). “inf”: every seed "
+        "diverged; “inf in 2”: two did. Frame: outputs and accuracy as in the healthy network. "
+        "Grey: the remedy undoes the cause, or there is nothing to cure.\n\n"
+        "Outputs before training (bars: range, and tick: geometric mean of "
+        f"{setting['probe.draws']:.0f} draws in each of n = {n} seeds), as predicted by theory "
+        f"(diamonds), and largest in {setting['train.steps']:.0f} training steps (circles: "
+        "geometric mean over seeds; arrows: it diverged in some seed)."
+    )
+
+
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw the map of causes and remedies, and the sizes before training."""
+    return {
+        "large_outputs": _map(tables[CELLS]),
+        "large_outputs_start": _start(tables[CELLS], tables["draws"]),
+    }
+
+
+def _map(cells: pd.DataFrame) -> Figure:
+    present = set(cells["cause"])
+    causes = [name for name in (HEALTHY, *CAUSES, *OTHER_SUSPECTS) if name in present]
+    figure = Figure(figsize=MAP_SIZE, layout="constrained")
     axis = figure.subplots()
-    suspects, remedies = (list(table[key].unique()) for key in ("suspect", "remedy"))
-    scale = ScalarMappable(LogNorm(COLOR_MIN, COLOR_MAX), COLORMAP)
-    for row in table.to_dict("records"):
-        position = remedies.index(row["remedy"]), suspects.index(row["suspect"])
-        _draw_cell(axis, row, position, scale)
-    axis.set_xlim(-0.5, len(remedies) - 0.5)
-    axis.set_ylim(len(suspects) - 0.5, -0.5)
-    axis.set_xticks(range(len(remedies)), [fill(name, 12) for name in remedies])
-    axis.set_yticks(range(len(suspects)), [s.replace(": ", ":\n", 1) for s in suspects])
+    scale = ScalarMappable(Normalize(*COLOR_LIMITS), "cividis")
+    for y, name in enumerate(causes):
+        for x, by in enumerate(REMEDIES):
+            rows = rows_where(cells, {"cause": name, "remedy": by})
+            same = SAME_CLASSES if name == REGRESSION else HEALTHY
+            healthy = rows_where(cells, {"cause": same, "remedy": by})
+            if healthy.empty:
+                healthy = rows_where(cells, {"cause": same, "remedy": NOTHING})
+            _box(axis, (x, y), rows, healthy, scale)
+    axis.set_xlim(-0.5, len(REMEDIES) - 0.5)
+    axis.set_ylim(len(causes) - 0.5, -0.5)
+    axis.set_xticks(range(len(REMEDIES)), [fill(name, 12) for name in REMEDIES])
+    axis.set_yticks(range(len(causes)), causes)
     axis.xaxis.tick_top()
     axis.tick_params(length=0, labelsize=7.5)
     axis.set_xlabel("remedy")
-    axis.set_ylabel("suspect, one at a time")
+    axis.xaxis.set_label_position("top")
+    axis.set_ylabel("cause, one at a time")
     sns.despine(ax=axis, left=True, bottom=True)
     bar = figure.colorbar(scale, ax=axis, extend="both", fraction=0.03, pad=0.01)
-    bar.set_label("largest outputs: root mean square of the logits (dimensionless)", fontsize=8)
+    bar.set_ticks([0, 4, 8, 12], labels=["1", "$10^4$", "$10^8$", "$10^{12}$"])
+    bar.set_label("largest outputs (root mean square)", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    handles = [
-        Patch(facecolor="white", edgecolor="black", linewidth=2, label="✓ healthy in every seed"),
-        Patch(facecolor="white", edgecolor="0.4", hatch="////", label="remedy undoes the suspect"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
-def _draw_cell(
-    axis: Axes, row: Mapping[str, Any], position: tuple[int, int], scale: ScalarMappable
+def _box(
+    axis: Axes,
+    position: tuple[int, int],
+    rows: pd.DataFrame,
+    healthy: pd.DataFrame,
+    scale: ScalarMappable,
 ) -> None:
+    """Draw one cause with one remedy."""
     x, y = position
     corner = (x - 0.5, y - 0.5)
-    if row["kind"] in ("redundant", "absent"):
-        text = "already\napplied" if row["kind"] == "redundant" else "not\napplicable"
-        axis.text(x, y, text, ha="center", va="center", fontsize=6, color="0.5")
+    if rows.empty:
+        axis.add_patch(Rectangle(corner, 1, 1, facecolor="0.88", edgecolor="white"))
         return
-    color = scale.to_rgba(np.array([row["largest"]]))[0]
+    mean, accuracy = rows["log_size"].mean(), rows["accuracy"].mean()
+    color = scale.to_rgba(np.array([mean]))[0]
     axis.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="white", linewidth=1))
-    if row["kind"] == "reverted":
-        faint = (1.0, 1.0, 1.0, 0.35)
-        axis.add_patch(
-            Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor=faint, linewidth=0)
-        )
-    if row["healthy"]:
-        inner = (corner[0] + 0.04, corner[1] + 0.05)
-        axis.add_patch(Rectangle(inner, 0.92, 0.9, fill=False, edgecolor="black", linewidth=2))
+    if len(healthy) and is_healthy(rows, healthy):
+        inner = (corner[0] + 0.04, corner[1] + 0.06)
+        axis.add_patch(Rectangle(inner, 0.92, 0.88, fill=False, edgecolor="black", linewidth=2))
     lightness = color[:3] @ np.array([0.2126, 0.7152, 0.0722])
-    text_color = "black" if lightness > 0.4 else "white"
-    axis.text(x, y, cell_text(row), ha="center", va="center", fontsize=7, color=text_color)
+    axis.text(
+        x, y, f"{size_text(rows['log_size'])}\n{accuracy:.0%}", ha="center", va="center",
+        fontsize=7, color="black" if lightness > 0.4 else "white",
+    )  # fmt: skip
 
 
-def cell_text(row: Mapping[str, Any]) -> str:
-    """Return the text of a box: the size of the outputs and the outcome."""
-    at_least = "≥" if row["diverged"] else ""  # it diverged after the last probed step
-    output = f" ({size(row['output'])})" if row["has_head"] else ""
-    check = " ✓" if row["healthy"] else ""
-    return f"{at_least}{size(row['largest'])}{output}\n{short_outcome(row)}{check}"
+def is_healthy(rows: pd.DataFrame, healthy: pd.DataFrame) -> bool:
+    """Return True if sizes are healthy within a factor of 3, and accuracies within 0.1."""
+    small = rows["log_size"].max() <= healthy["log_size"].max() + np.log10(3)
+    return bool(small and rows["accuracy"].min() >= healthy["accuracy"].mean() - 0.1)
 
 
-def short_outcome(row: Mapping[str, Any]) -> str:
-    """Return the number of seeds that diverged and the worst score of the other seeds."""
-    parts = [f"{row['diverged']}/{row['seeds']} div."] if row["diverged"] else []
-    if not np.isnan(row["accuracy"]):
-        parts.append(f"{row['accuracy']:.0%}")
-    if not np.isnan(row["explained"]):
-        parts.append(f"R² {row['explained']:.2f}")
-    return ", ".join(parts)
+def size_text(log_sizes: pd.Series) -> str:
+    """Format the geometric mean of sizes; if some networks diverged, their number.
+
+    >>> size_text(pd.Series([0.0, 2.0])), size_text(pd.Series([0.0, 38.5]))
+    ('10', 'inf in 1')
+    """
+    n_diverged = int((log_sizes >= LARGEST).sum())
+    if n_diverged:
+        return "inf" if n_diverged == len(log_sizes) else f"inf in {n_diverged}"
+    value = 10 ** float(log_sizes.mean())
+    if value >= 1000:
+        return f"$10^{{{np.log10(value):.0f}}}$"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def initial_figure(first: pd.DataFrame, alone: pd.DataFrame) -> Figure:
-    """Draw the root mean square of the outputs: predicted, measured, and largest in training."""
-    figure = Figure(figsize=INITIAL_SIZE, layout="constrained")
+def _start(cells: pd.DataFrame, draws: pd.DataFrame) -> Figure:
+    alone = rows_where(cells, {"remedy": NOTHING})
+    causes = [c for c in (HEALTHY, *CAUSES, *OTHER_SUSPECTS) if c in set(alone["cause"])]
+    right = float(np.ceil(alone["log_start"].max())) + 1.5
+    figure = Figure(figsize=START_SIZE, layout="constrained")
     axis = figure.subplots()
-    trained = alone.set_index("suspect")
-    for y, row in enumerate(first.to_dict("records")):
-        centre, spread = row["log_predicted"] / 2, Z * row["log_sd"] / 2
-        ends = np.exp([centre - spread, centre + spread])
-        axis.plot(ends, [y - 0.2] * 2, color="black", linewidth=1.0, zorder=2)
-        axis.plot(np.exp(centre), y - 0.2, marker="D", color="black", markersize=4, zorder=3)
-        axis.scatter(
-            row["values"] ** 0.5, [y + 0.05] * row["draws"], s=12, marker="|", linewidth=0.8,
-            color=PALETTE[0], zorder=3,
-        )  # fmt: skip
-        outcome = trained.loc[row["suspect"]]
-        marker = "X" if outcome["diverged"] else "o"
-        axis.plot(
-            outcome["largest"], y + 0.28, marker=marker, markersize=5, color=PALETTE[1],
-            markeredgecolor="black", markeredgewidth=0.5,
-        )  # fmt: skip
-    axis.set_xscale("log")
-    axis.set_yticks(range(len(first)), list(first["suspect"]))
-    axis.set_ylim(len(first) - 0.5, -0.6)
+    for y, name in enumerate(causes):
+        rows, measured = select(alone, cause=name), select(draws, cause=name)["log_size"]
+        axis.plot([measured.min(), measured.max()], [y, y], color=PALETTE[0], linewidth=3)
+        axis.plot(measured.mean(), y, marker="|", color="black", markersize=9)
+        axis.plot(rows["log_start_predicted"].mean(), y - 0.3, marker="D", color="black", ms=3.5)
+        trained = rows["log_size"]
+        if (trained >= LARGEST).any():
+            axis.annotate(
+                "", (right, y + 0.28), (right - 0.8, y + 0.28),
+                arrowprops={"arrowstyle": "->", "color": PALETTE[1], "linewidth": 1.5},
+            )  # fmt: skip
+        else:
+            axis.plot(trained.mean(), y + 0.28, marker="o", color=PALETTE[1], ms=4.5, mec="black")
+    axis.set_yticks(range(len(causes)), causes)
+    axis.set_ylim(len(causes) - 0.4, -0.7)
+    axis.set_xlim(None, right)
+    ticks = range(0, int(right) + 1, 2)
+    axis.set_xticks(list(ticks), [f"$10^{{{tick}}}$" for tick in ticks])
     axis.grid(axis="x", color="0.9", linewidth=0.6)
-    axis.set_axisbelow(True)
     axis.tick_params(axis="y", length=0)
-    axis.set_xlabel("outputs: root mean square of the logits (dimensionless)")
+    axis.set_xlabel("outputs: root mean square of the logits")
     sns.despine(ax=axis, left=True)
-    figure.legend(handles=_legend(), loc="outside upper center", ncols=4, frameon=False, fontsize=7)
+    circle = {"marker": "o", "color": PALETTE[1], "mec": "black", "ms": 4.5, "linestyle": ""}
+    handles = [
+        Line2D([], [], color="black", marker="D", ms=3.5, linestyle="", label="predicted"),
+        Line2D([], [], color=PALETTE[0], linewidth=3, label="measured before training"),
+        Line2D([], [], label="largest in training", **circle),
+        Line2D([], [], color=PALETTE[1], marker=">", linestyle="-", label="it diverged"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=7)
     return figure
 
 
-def _legend() -> list[Line2D]:
-    training = {"color": PALETTE[1], "markeredgecolor": "black", "linestyle": ""}
-    return [
-        Line2D([], [], color="black", marker="D", markersize=4, linewidth=1.0,
-               label="predicted: median, 95 % interval"),
-        Line2D([], [], color=PALETTE[0], marker="|", linestyle="", label="measured draws"),
-        Line2D([], [], marker="o", markersize=5, label="largest in training", **training),
-        Line2D([], [], marker="X", markersize=5, label="largest before divergence", **training),
-    ]  # fmt: skip
+STUDY = ScoredStudy(
+    summarize=summarize,
+    outcomes=("log_size", "log_start", "accuracy"),
+    effects={
+        "least_growth_by_cause": least([_growth(name) for name in CAUSES]),
+        "causes_beyond_other_suspects": per_seed(_causes_beyond),
+        "growth_with_final_activation": least(
+            [_growth(name, ACTIVATION) for name in (*LARGE_START, *LARGE_STEPS)]
+        ),
+        "removed_by_norm_clipping": _removed(NORM_CLIP),
+        "removed_by_value_clipping": _removed(VALUE_CLIP),
+        "removed_by_lower_rate": _removed(LOWER_RATE),
+        "growth_with_step_remedies": least(
+            [
+                _growth(name, by)
+                for name in LARGE_START
+                for by in (NORM_CLIP, VALUE_CLIP, LOWER_RATE)
+            ]
+        ),
+        "predicted_start": per_seed(_predicted_start),
+    },
+    figures=figures,
+    caption=caption,
+)

@@ -18,7 +18,7 @@ from experiments.sweep.request import parse_request
 
 ABSENT = "<absent>"
 CELLS = "combinations of values"  # the difference if every key has the registered values
-CRITERIA = ("criterion", "scoring")
+CRITERIA = "scoring"
 SIZE = "sweep.size"
 
 
@@ -30,8 +30,8 @@ def differences(results: Results, record: Mapping[str, Any]) -> tuple[str, ...]:
     results
         The sweep that was run.
     record
-        Launch record: `sweep` names the YAML, `size` the size; `criterion` and `scoring` are the
-        criteria at launch. Size `small` gives no verdict, so it is a difference.
+        Launch record: `sweep` names the YAML, `size` the size; `scoring` has the criteria at
+        launch. Size `small` gives no verdict, so it is a difference.
 
     Raises
     ------
@@ -48,11 +48,8 @@ def differences(results: Results, record: Mapping[str, Any]) -> tuple[str, ...]:
     }
     run = {cell: _values(line["config"], line["choices"]) for cell, line in results.plan.items()}
     keys = [] if registered.keys() == run.keys() else _differing(registered.values(), run.values())
-    changed = [
-        key
-        for key in CRITERIA
-        if _text(getattr(request.named, key, None)) != _text(record.get(key))
-    ]
+    criteria = getattr(request.named, CRITERIA, None)
+    changed = [CRITERIA] if _text(criteria) != _text(record.get(CRITERIA)) else []
     return (*([SIZE] if size == "small" else []), *keys, *changed)
 
 

@@ -1,19 +1,13 @@
-"""Studies: a published figure redrawn from a sweep, and claims beside measurements.
+"""Studies: figures drawn from a sweep, and claims beside measurements.
 
-A sweep with a `source` key in its YAML needs a module of the same name in this package. For a
-publication, whose YAML has a section `scoring`, it defines `STUDY`, an
-`analysis.scoring.scored_study.ScoredStudy`. For a question, whose YAML has a section `criterion`,
-it defines
-
-    study(results: Results, criterion: Mapping[str, Any]) -> Study
-
-`results` has only cells with a finished run. `study_factory` makes claims undecided whose cells
-are missing, and gives no verdict on a sweep that is not the registered one.
+A sweep with a `source` in its YAML needs the section `scoring`, and a module of the same name in
+this package that defines `STUDY`, an `analysis.scoring.scored_study.ScoredStudy`. `study_factory`
+makes claims undecided whose cells are missing, and gives no verdict on a sweep that is not the
+registered one.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Mapping
@@ -35,11 +29,7 @@ from fanin.errors import FaninError
 from fanin.statistics.interval import Interval
 
 LAST_KEY = "diff"  # of a launch record; a truncated one lacks it
-FIELD_REPORT = "field report"  # `source` of a sweep that answers a question, not a paper
-NO_THRESHOLD = "none"
-Conclusion = Literal[
-    "reproduced", "contradicted", "partly reproduced", "not reproduced", "undecided", "no verdict"
-]
+Conclusion = Literal["reproduced", "contradicted", "undecided", "no verdict"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,7 @@ class ClaimResult:
     threshold
         Condition on the measured value, with the numbers of the criterion. `none`: not tested.
     is_main
-        True for a publication's main claim, which decides the conclusion.
+        True for the main claim, which decides the conclusion.
     """
 
     description: str
@@ -74,7 +64,7 @@ class ClaimResult:
     holds: bool | None
     undecided: bool = False
     cells: Mapping[str, Any] = field(default_factory=dict)
-    threshold: str = NO_THRESHOLD
+    threshold: str = "none"
     is_main: bool = False
 
     @property
@@ -123,19 +113,11 @@ class Study:
 
     @property
     def conclusion(self) -> Conclusion:
-        """Verdict of a publication's main claim; for a question, summary of all claims."""
+        """Verdict of the main claim."""
         if self.differs:
             return "no verdict"
-        for result in self.claim_results:
-            if result.is_main:
-                return cast(Conclusion, result.verdict)
-        tested = [result.holds for result in self.claim_results if result.holds is not None]
-        undecided = any(result.undecided for result in self.claim_results)
-        if all(tested) and not undecided:
-            return "reproduced"
-        if any(tested):
-            return "partly reproduced"
-        return "undecided" if undecided else "not reproduced"
+        main = next(result for result in self.claim_results if result.is_main)
+        return cast(Conclusion, main.verdict)
 
 
 def study_factory(results: Results) -> Callable[[], Study] | None:
@@ -144,7 +126,7 @@ def study_factory(results: Results) -> Callable[[], Study] | None:
     Raises
     ------
     FaninError
-        The sweep has a `source`, but this package has no module of the sweep's name.
+        The sweep has a `source`, but no section `scoring` or no module of the sweep's name.
     """
     record = launch_record(results)
     if not record.get("source"):
@@ -156,16 +138,16 @@ def study_factory(results: Results) -> Callable[[], Study] | None:
             f"{record['sweep']}: no module {module}. A sweep with a 'source' needs one to draw its "
             f"figure; write {path}.py or remove 'source' from the sweep's YAML"
         )
-    if record.get("scoring"):
-        return lambda: _complete_study(_scored, results, record)
-    study = importlib.import_module(module).study
-    return lambda: _complete_study(
-        lambda finished, record: study(finished, record.get("criterion") or {}), results, record
-    )
+    if not record.get("scoring"):
+        raise FaninError(
+            f"{record['sweep']}: a sweep with a 'source' needs the section 'scoring' in its YAML "
+            "(docs/sweeps.md)"
+        )
+    return lambda: _complete_study(results, record)
 
 
 def _scored(results: Results, record: Mapping[str, Any]) -> Study:
-    """Summarize, score and draw a publication's sweep."""
+    """Summarize, score and draw a sweep."""
     study = scored_study(record["sweep"])
     scoring = parse_scoring(record["scoring"], record["sweep"])
     tables = study.summarize(results)
@@ -199,15 +181,11 @@ def format_interval(interval: Interval) -> str:
     return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 
-def _complete_study(
-    study: Callable[[Results, Mapping[str, Any]], Study],
-    results: Results,
-    record: Mapping[str, Any],
-) -> Study:
+def _complete_study(results: Results, record: Mapping[str, Any]) -> Study:
     """Compute a study from finished cells; claims whose cells are missing become undecided."""
     plan = read_planned_cells(results)
     try:
-        computed = study(finished_results(results), record)
+        computed = _scored(finished_results(results), record)
     except (FaninError, LookupError, ValueError) as error:
         if not plan.warning:
             raise

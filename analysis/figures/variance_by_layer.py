@@ -23,6 +23,21 @@ from analysis.theory_comparison import TheoryComparison
 QUANTITY = "preact_m2"
 PANEL = (2.3, 1.9)  # inches
 TITLE_WIDTH = 30  # characters per line of a panel title
+WORDS = {
+    "he_normal": "He",
+    "he_uniform": "He (uniform)",
+    "xavier_normal": "Xavier",
+    "xavier_uniform": "Xavier (uniform)",
+    "lecun_normal": "LeCun",
+    "lecun_uniform": "LeCun (uniform)",
+    "pytorch_default": "PyTorch default",
+    "lsuv": "LSUV",
+    "relu": "ReLU",
+}
+MEDIAN_STYLE: dict[str, Any] = {
+    "color": "black", "marker": "_", "markersize": 8, "markeredgewidth": 1.4, "linestyle": "",
+    "label": "median of the draws", "zorder": 4,
+}  # fmt: skip
 
 
 def figures(comparisons: Sequence[TheoryComparison]) -> Iterator[tuple[str, Figure]]:
@@ -47,10 +62,22 @@ def by_network(comparisons: Sequence[TheoryComparison]) -> dict[str, list[Theory
     return grouped
 
 
+def in_words(label: str) -> str:
+    """Write an option and its values in words.
+
+    >>> in_words("he_normal"), in_words("uniform a=0.0 b=1.0")
+    ('He', 'uniform, a 0.0, b 1.0')
+    """
+    option, *values = label.split()
+    return ", ".join([WORDS.get(option, option), *(value.replace("=", " ") for value in values)])
+
+
 def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
     """Draw one network's settings: a column per init, a row per activation.
 
-    The moments are those of the mean over the probe set, or of its first predicted image.
+    The moments are those of the mean over the probe set, or of its first predicted image. Their
+    distribution over draws is skewed, so that most draws lie below the mean, which the lines show;
+    hence the median beside them.
     """
     rows = list(dict.fromkeys(_label(c, "activation") for c in comparisons))
     columns = list(dict.fromkeys(_label(c, "init") for c in comparisons))
@@ -75,7 +102,7 @@ def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
         axis = axes[row, column]
         axis.set_visible(True)
         _panel(axis, comparison)
-        title = " · ".join(part for part in (columns[column], rows[row]) if part)
+        title = " · ".join(in_words(part) for part in (columns[column], rows[row]) if part)
         axis.set_title(escape_mathtext(fill(title, TITLE_WIDTH)), fontsize="small")
     for column in axes.T:
         shown = [axis for axis in column if axis.get_visible()]
@@ -96,15 +123,16 @@ def _legend(figure: Figure, comparisons: Sequence[TheoryComparison], wide: bool)
     }
     dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED_COLOR)
     dot.set_label(f"measured, one dot per draw of the weights ({draws} draws)")
+    median = Line2D([], [], **MEDIAN_STYLE)
     lines = [
         Line2D([], [], **{"linewidth": 1.6} | style)
         for theory, style in THEORY_LINES.items()
         if theory in theories
     ]
     figure.legend(
-        handles=[dot, *lines],
+        handles=[dot, median, *lines],
         loc="outside upper center",
-        ncols=4 if wide else 1,
+        ncols=3 if wide else 1,
         frameon=False,
         fontsize="small",
     )
@@ -133,6 +161,8 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
         legend=False,
         color=MEASURED_COLOR,
     )
+    median = measured.groupby("layer")["decades"].median()
+    axis.plot(median.index, median, **MEDIAN_STYLE)
     for theory, style in THEORY_LINES.items():
         if comparison.predicted.empty:
             continue

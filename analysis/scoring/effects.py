@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,3 +88,57 @@ def _residual(values: np.ndarray, on: np.ndarray) -> np.ndarray:
 def slope(x: pd.Series, y: pd.Series) -> float:
     """Return the least-squares slope of y against x."""
     return float(stats.linregress(x.to_numpy(float), y.to_numpy(float)).slope)
+
+
+def rows_where(cells: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the cells with these values; a list selects any of its values.
+
+    >>> cells = pd.DataFrame({"init": ["he", "he", "xavier"], "lr": [0.1, 1.0, 0.1]})
+    >>> rows_where(cells, {"init": "he", "lr": [0.1, 0.3]}).index.tolist()
+    [0]
+    """
+    mask = pd.Series(True, index=cells.index)
+    for column, value in where.items():
+        mask &= cells[column].isin(value if isinstance(value, list | tuple) else [value])
+    return cells[mask]
+
+
+def difference(outcome: str, of: Mapping[str, Any], minus: Mapping[str, Any]) -> Effect:
+    """Return the effect: mean outcome of some cells minus that of others, by seed.
+
+    Examples
+    --------
+    >>> cells = pd.DataFrame({"seed": 0, "init": ["he", "xavier"], "loss": [0.2, 0.9]})
+    >>> difference("loss", {"init": "xavier"}, {"init": "he"})(cells).tolist()
+    [0.7]
+    """
+
+    def statistic(cells: pd.DataFrame) -> float:
+        means = [float(rows_where(cells, where)[outcome].mean()) for where in (of, minus)]
+        return means[0] - means[1]
+
+    return per_seed(statistic)
+
+
+def least(effects: Sequence[Effect]) -> Effect:
+    """Return the smallest of several effects, by seed; NaN if one of them is not defined."""
+
+    def effect(cells: pd.DataFrame) -> pd.Series:
+        return pd.concat([one(cells) for one in effects], axis=1).min(axis=1, skipna=False)
+
+    return effect
+
+
+def explained_share(measured: pd.Series, predicted: pd.Series) -> float:
+    """Return the share of the variance of a measurement that a prediction explains; at least 0.
+
+    It is 0 if the measurement is constant.
+
+    >>> explained_share(pd.Series([1.0, 2.0, 3.0]), pd.Series([1.0, 2.0, 3.0]))
+    1.0
+    >>> explained_share(pd.Series([1.0, 1.0]), pd.Series([1.0, 1.0]))
+    0.0
+    """
+    total = float(((measured - measured.mean()) ** 2).sum())
+    error = float(((measured - predicted) ** 2).sum())
+    return max(0.0, 1 - error / total) if total else 0.0

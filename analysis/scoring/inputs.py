@@ -16,6 +16,7 @@ from experiments.sweep.provenance import REPOSITORY, git
 
 SWEEPS = REPOSITORY / "conf" / "sweep"
 MODULES = REPOSITORY / "analysis" / "figures"
+FIELD_REPORT = "field report"  # `source` of a sweep that answers a question, not a paper
 WITHOUT_VERDICT = ("small", "paper", "diagnosis")  # sections that do not affect the verdict
 
 
@@ -53,6 +54,17 @@ def scored_sweeps() -> list[str]:
         path.stem for path in SWEEPS.glob("*.yaml") if "scoring" in sweep_definition(path.stem)
     ]
     return sorted(names, key=lambda name: (name[-4:], name))
+
+
+def questions() -> list[str]:
+    """Return the names of the scored sweeps that answer a question (`source: field report`)."""
+    return [name for name in scored_sweeps() if sweep_definition(name)["source"] == FIELD_REPORT]
+
+
+def publications() -> list[str]:
+    """Return the names of the scored sweeps that reproduce a publication, by year."""
+    answered = questions()
+    return [name for name in scored_sweeps() if name not in answered]
 
 
 def module_files(name: str) -> list[Path]:

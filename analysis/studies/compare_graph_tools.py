@@ -29,7 +29,8 @@ from fanin.errors import FaninError
 from fanin.inits import HeNormal, Init, LayerInit, Normal
 from fanin.inits.weight_shape import weight_layers
 from fanin.theory.field.sampling import Sampling
-from fanin.theory.graph.predict import plan_graph, predict_graph
+from fanin.theory.graph.plan import plan_graph
+from fanin.theory.graph.predict import predict_graph
 from fanin.theory.moments import declared_moments
 from fanin.theory.prediction import Prediction
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from analysis.scoring.inputs import SWEEPS, inputs_digest, module_files, scored_sweeps, sweep_path
+from analysis.scoring.inputs import SWEEPS, module_files, scored_sweeps
 from analysis.scoring.summary import summary_path
 from analysis.studies.blocks import Block, read_blocks
 from analysis.studies.reproductions import block_inputs
 from experiments.sweep.provenance import REPOSITORY, git
 
 DOCS = REPOSITORY / "docs"
-OUTDATED = "*Outdated:"  # begins a block's line that tells the reader so
 MODULE = re.compile(r"-m (analysis\.[\w.]+)")
 
 
 def problems(block: Block) -> Iterator[str]:
     """Yield what is wrong with a block's provenance.
 
-    It lacks its command, commit or date; its commit is not in the history; or its study's YAML or
-    module changed since, and the block does not say that it is outdated.
+    It lacks its command, commit or date; its commit is not in the history; or its study's YAML,
+    module or summary changed since.
     """
     stamp = block.stamp
     for name in ("command", "commit", "date"):
@@ -32,20 +31,8 @@ def problems(block: Block) -> Iterator[str]:
     commit = stamp.commit.partition("+")[0]
     if commit and git("merge-base", "--is-ancestor", commit, "HEAD") is None:
         yield f"commit {commit} is not in the history"
-    if is_study(block) and OUTDATED not in block.text and stamp.inputs != current_inputs(block):
+    if block.name in scored_sweeps() and stamp.inputs != block_inputs(block.name):
         yield "the study's YAML, module or summary changed since; write the block again"
-
-
-def is_study(block: Block) -> bool:
-    """Return True if a block shows the verdicts of a study."""
-    name = block.name
-    return sweep_path(name).is_file() and "\nsource:" in sweep_path(name).read_text()
-
-
-def current_inputs(block: Block) -> str:
-    """Return the digest of a study's inputs as they are now."""
-    name = block.name
-    return block_inputs(name) if name in scored_sweeps() else inputs_digest(name)
 
 
 def changed_inputs(block: Block) -> list[str]:

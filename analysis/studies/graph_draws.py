@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fanin.graph import Node
 from fanin.inits import Init, initialize
 from fanin.seeds import make_generator
-from fanin.theory.graph.predict import WEIGHT_OPERATIONS, GraphPlan
+from fanin.theory.graph.plan import WEIGHT_OPERATIONS, GraphPlan
 from fanin.theory.prediction import Prediction
 
 QUANTITIES = ("preact_m2", "vjp_m2", "weight_vjp_m2")
@@ -84,9 +84,10 @@ def _measure(plan: GraphPlan, images: Tensor, stream: torch.Generator) -> dict[s
 def _weight(node: Node) -> Tensor | None:
     if node.operation not in WEIGHT_OPERATIONS:
         return None
-    is_module = isinstance(node.target, nn.Module)
-    weight = node.target.weight if is_module else node.arguments["weight"].target
-    assert isinstance(weight, Tensor)
+    if isinstance(node.target, nn.Module):
+        weight: Tensor = node.target.get_parameter("weight")
+    else:
+        weight = node.arguments["weight"].target
     return weight
 
 
@@ -158,7 +159,7 @@ def extrapolate(ratio: Sequence[Ratio], widths: Sequence[int]) -> Ratio:
 
     Examples
     --------
-    >>> extrapolate([Ratio(1.2, 0.0), Ratio(1.1, 0.0)], [10, 20]).value
+    >>> round(extrapolate([Ratio(1.2, 0.0), Ratio(1.1, 0.0)], [10, 20]).value, 9)
     1.0
     """
     (narrow, wide), (first, second) = ratio, widths

@@ -33,7 +33,8 @@ from fanin.inits.residual import Fixup
 from fanin.models import Model, ResNet, Vgg
 from fanin.seeds import make_generator
 from fanin.theory.field.sampling import Sampling
-from fanin.theory.graph.predict import plan_graph, predict_graph
+from fanin.theory.graph.plan import plan_graph
+from fanin.theory.graph.predict import predict_graph
 from fanin.theory.moments import declared_moments
 from fanin.theory.prediction import Prediction
 
@@ -79,13 +80,13 @@ def _cases() -> Iterator[Case]:
     yield Case("ResNet-20 v1, batch norm, one image", partial(ResNet, 20), he, images=1)
     yield Case("ResNet-20 v1, batch norm", partial(ResNet, 20), he)
     yield Case("ResNet-20 v2, batch norm", partial(ResNet, 20, version="v2"), he)
-    fixup = partial(ResNet, norm="none", scalars="fixup")
-    yield Case("ResNet-20 v1, Fixup", partial(fixup, 20), Fixup())
-    skip = partial(ResNet, norm="none", scalars="multiplier")
-    yield Case("ResNet-20 v1, SkipInit 1/3", partial(skip, 20), SkipInit(1 / 3))
+    fixup: dict[str, Any] = {"norm": "none", "scalars": "fixup"}
+    yield Case("ResNet-20 v1, Fixup", partial(ResNet, 20, **fixup), Fixup())
+    skip: dict[str, Any] = {"norm": "none", "scalars": "multiplier"}
+    yield Case("ResNet-20 v1, SkipInit 1/3", partial(ResNet, 20, **skip), SkipInit(1 / 3))
     yield Case("VGG-16", partial(Vgg, 16), he, widths=(64,))
     yield Case("VGG-16, batch norm", partial(Vgg, 16, norm="batch"), he, widths=(64,))
-    yield Case("ResNet-56 v1, Fixup", partial(fixup, 56), Fixup(), widths=(16,))
+    yield Case("ResNet-56 v1, Fixup", partial(ResNet, 56, **fixup), Fixup(), widths=(16,))
     yield Case("ResNet-56 v1, batch norm", partial(ResNet, 56), he, widths=(16,))
     yield Case("ResNet-56 v2, batch norm", partial(ResNet, 56, version="v2"), he, widths=(16,))
 

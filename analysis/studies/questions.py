@@ -1,116 +1,100 @@
-"""Write a study's figures and table into its page in docs/questions/.
+"""Write the pages of the questions and their appendix pages from the committed summaries.
 
-python -m analysis.studies.questions inf_loss --write docs/questions/inf_loss.md
+python -m analysis.studies.questions --write docs
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from analysis.cli import add_sweep_arguments
-from analysis.figures.study import Study
 from analysis.figures.style import use_style
-from analysis.load import Results, load
-from analysis.scoring.inputs import inputs_digest
+from analysis.scoring.inputs import questions
+from analysis.scoring.scored_study import scored_study
+from analysis.scoring.summary import FOLDER
 from analysis.studies.blocks import publish
-from analysis.studies.tables import (
+from analysis.studies.reproductions import (
+    FIGURES,
+    Section,
+    block_inputs,
     claims_table,
-    count_holding,
-    provenance_line,
-    require_complete,
-    require_study,
+    closing_paragraphs,
+    make_section,
+    save_figures,
 )
 from experiments.console import exit_on_error
 
-DPI = 150
+PAGES, APPENDIX = Path("questions"), Path("appendix/questions")  # folders in docs/
 
 
-def markdown(results: Results, study: Study, figures: str, claims: str) -> str:
-    """Format a study as Markdown: figures, caption, number of claims that hold, provenance.
+def page(section: Section) -> str:
+    """Format the block of a question's page: one figure and the number of claims that hold."""
+    details = f"[claims, figures and settings](../{APPENDIX}/{section.name}.md)"
+    if section.summary is None:
+        return f"The study of this question has not run yet. Planned: {details}."
+    n_held = sum(claim.verdict == "reproduced" for claim in section.claims)
+    (name, text), *_ = captioned_figures(section)
+    image = f"![{section.main_statement}](../{FIGURES}/{name}.png)"
+    counts = f"{n_held} of {len(section.claims)} tested claims hold; see all {details}."
+    return "\n\n".join([image, f"*{text}*", counts])
 
-    Parameters
-    ----------
-    figures, claims
-        Folder of the PNG files and page of the claims, relative to the study's page.
+
+def appendix(section: Section) -> str:
+    """Format the block of a question's appendix page: claims, further figures and provenance."""
+    return "\n\n".join(_paragraphs(section))
+
+
+def _paragraphs(section: Section) -> Iterator[str]:
+    verdict = f"**{section.verdict.capitalize()}.**"
+    yield f"Main claim: {section.main_statement} {verdict}"
+    yield claims_table(section)
+    sizes = section.scoring.sizes
+    yield f"Sizes in the question: {sizes['theirs']}. Ours: {sizes['ours']}."
+    for name, text in captioned_figures(section)[1:]:
+        yield f"![{text.partition(':')[0].rstrip('.')}](../../{FIGURES}/{name}.png)"
+        yield f"*{text}*"
+    yield from closing_paragraphs(section)
+
+
+def captioned_figures(section: Section) -> list[tuple[str, str]]:
+    """Return the file name and the caption of each figure; the first is that of the page.
+
+    A question's caption has one paragraph per figure.
     """
-    total = len(study.figures)
-    images = [
-        f"![{_alt_text(study, n, total)}]({figures}/{name}.png)"
-        for n, name in enumerate(study.figures, start=1)
-    ]
-    link = f"[table of claims]({claims}#{results.name})"
-    return "\n\n".join(
-        [
-            *images,
-            f"*{study.caption}*",
-            f"{count_holding(study)} tested claims hold; the {link} has every number.",
-            provenance_line(results),
-        ]
-    )
-
-
-def _alt_text(study: Study, number: int, total: int) -> str:
-    """Return the claim for the first figure; for the others, a reference to the caption."""
-    return study.claim if number == 1 else f"Figure {number} of {total}; see the caption."
-
-
-def claims_markdown(results: Results, study: Study) -> str:
-    """Format a study's table of claims and its provenance as Markdown."""
-    return "\n\n".join([claims_table(study), provenance_line(results)])
+    if section.summary is None:
+        return []
+    study, tables = scored_study(section.name), section.summary.tables
+    captions = study.caption(tables).split("\n\n")
+    return list(zip(study.figures(tables), captions, strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write or print one sweep's study."""
+    """Write or print the pages of all questions."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.questions", description=__doc__.splitlines()[0]
     )
-    add_sweep_arguments(parser)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="studies (default: all)")
+    parser.add_argument("--summaries", metavar="DIR", type=Path, default=FOLDER)
     parser.add_argument(
         "--write",
-        metavar="PAGE",
+        metavar="DOCS",
         type=Path,
-        help="write the study into this page, between its marker lines, and save the figures "
-        "(default: print the study)",
-    )
-    parser.add_argument(
-        "--figures",
-        metavar="DIR",
-        type=Path,
-        default=Path("docs/figures"),
-        help="folder in which --write saves the figures (default: docs/figures)",
-    )
-    parser.add_argument(
-        "--claims",
-        metavar="PAGE",
-        type=Path,
-        default=Path("docs/appendix/claims.md"),
-        help="page for the table of claims, with marker lines (default: docs/appendix/claims.md)",
+        help=f"folder of the documentation: write the pages DOCS/{PAGES}/NAME.md and "
+        f"DOCS/{APPENDIX}/NAME.md, between their marker lines, and the figures "
+        "(default: print the studies)",
     )
     args = parser.parse_args(argv)
     use_style()
     with exit_on_error(OSError):
-        results = load(args.name, args.results, all=args.all)
-        if args.write:
-            require_complete(results)
-        study = require_study(results)
-        page_folder = args.write.parent if args.write else Path()
-        links = (os.path.relpath(path, page_folder) for path in (args.figures, args.claims))
-        inputs = inputs_digest(args.name) if args.write else ""
-        publish(markdown(results, study, *links), args.write, args.name, inputs)
-        publish(claims_markdown(results, study), args.write and args.claims, args.name, inputs)
-        if args.write:
-            _save_figures(study.figures, args.figures)
-
-
-def _save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=DPI, bbox_inches="tight")
+        for name in args.names or questions():
+            section = make_section(name, args.summaries)
+            inputs = block_inputs(name, args.summaries)
+            for folder, text in ((PAGES, page(section)), (APPENDIX, appendix(section))):
+                target = args.write and args.write / folder / f"{name}.md"
+                publish(text, target, name, inputs)
+            if args.write and section.summary is not None:
+                save_figures(section.summary, args.write / FIGURES)
 
 
 if __name__ == "__main__":

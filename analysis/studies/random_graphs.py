@@ -29,7 +29,8 @@ from experiments.data.dataset import Source
 from fanin.inits import Init, LecunNormal, NormalBias, to_init
 from fanin.statistics.holm import holm
 from fanin.theory.field.sampling import Sampling
-from fanin.theory.graph.predict import plan_graph, predict_graph
+from fanin.theory.graph.plan import plan_graph
+from fanin.theory.graph.predict import predict_graph
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
 

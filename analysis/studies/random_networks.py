@@ -1,6 +1,7 @@
 """Command that tests theory `finite_width` on random networks: coverage by method, width and more.
 
 python -m analysis.studies.random_networks --networks 200 --write docs/appendix/random-networks.md
+python -m analysis.studies.random_networks --family nonzero_mean --networks 30
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,8 +37,11 @@ from fanin.inits import (
     Orthogonal,
     PytorchDefault,
     Scheme,
+    Uniform,
     XavierNormal,
 )
+from fanin.inits.scheme import GaussianScheme
+from fanin.inits.weight_shape import Moments, WeightShape
 from fanin.statistics.coverage import coverage, inside
 from fanin.statistics.draw_distribution import SHAPE
 from fanin.statistics.pit import probability_transform
@@ -46,17 +51,34 @@ from fanin.theory.finite_width import predict_finite_width
 from fanin.theory.moments import declared_moments
 
 NAME = "random_networks"
-ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
+ACTIVATIONS: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU),
     *(nn.SiLU, nn.Softplus, nn.Tanh, nn.Hardtanh, nn.Sigmoid),
 )
 SCHEMES: tuple[Callable[[], Scheme], ...] = (
     *(HeNormal, HeUniform, XavierNormal, LecunNormal, LecunUniform, PytorchDefault, Orthogonal),
 )
+SMOOTH_OR_RELU: tuple[type[nn.Module], ...] = (nn.ReLU, nn.Tanh, nn.GELU, nn.Sigmoid)
 DATA: dict[str, Source] = {"mnist": Mnist(), "cifar10": Cifar10()}
 N_IMAGES = 200  # training images to choose from
 MIN_SPREAD = 1e-9  # smaller spreads of a log-moment are rounding errors
 GROUPS = ("method", "width", "depth", "activation", "init", "readout")
+
+
+@dataclass(frozen=True)
+class ShiftedLecun(GaussianScheme):
+    """Weights of variance 1 / fan_in whose mean is `ratio` times their standard deviation."""
+
+    ratio: float
+
+    def moments(self, weight: WeightShape) -> Moments:
+        return Moments(mean=self.ratio * weight.fan_in**-0.5, var=1 / weight.fan_in)
+
+
+NONZERO_MEAN: tuple[Scheme, ...] = (
+    *(Uniform(0.0, 1.0), Uniform(-0.02, 0.05)),
+    *(ShiftedLecun(0.1), ShiftedLecun(0.3), ShiftedLecun(1.0)),
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +92,7 @@ class RandomNetwork:
     side: int
     width: int
     depth: int
+    activation: str
     readout: str
 
     def image(self, root: str) -> Tensor:
@@ -123,10 +146,44 @@ def random_network(seed: int) -> RandomNetwork:
         features = hidden
     modules.append(nn.Linear(features, 10))
     model = nn.Sequential(*modules).double()
-    return RandomNetwork(seed, model, scheme(), data, image_side, width, depth, readout)
+    name = activation.__name__
+    return RandomNetwork(seed, model, scheme(), data, image_side, width, depth, name, readout)
 
 
-def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
+def small_network(seed: int, schemes: Sequence[Scheme], normalize: bool) -> RandomNetwork:
+    """Draw a network of 2 to 4 convolutions that theory samples channel by channel."""
+    rng = random.Random(seed)
+    data, side = rng.choice(sorted(DATA)), rng.choice([10, 14, 20])
+    activation, scheme = rng.choice(SMOOTH_OR_RELU), rng.choice(schemes)
+    width, depth, image_side = rng.choice([16, 24, 32]), rng.randint(2, 4), side
+    channels = 1 if data == "mnist" else 3
+    modules: list[nn.Module] = []
+    for index in range(depth):
+        groups = rng.choice([1, 1, 2]) if index else 1
+        modules.append(nn.Conv2d(channels, width, 3, padding=1, groups=groups))
+        if normalize:
+            modules.append(rng.choice([nn.BatchNorm2d(width), nn.GroupNorm(1, width)]))
+        modules.append(activation())
+        channels = width
+        if side >= 8 and rng.random() < 0.5:
+            modules.append(rng.choice([nn.MaxPool2d(2), nn.AvgPool2d(2)]))
+            side //= 2
+    modules += [nn.Flatten(), nn.Linear(channels * side**2, 10)]
+    model = nn.Sequential(*modules).double()
+    name = activation.__name__
+    return RandomNetwork(seed, model, scheme, data, image_side, width, depth, name, "flat")
+
+
+FAMILIES: dict[str, Callable[[int], RandomNetwork]] = {
+    "zero_mean": random_network,
+    "nonzero_mean": partial(small_network, schemes=NONZERO_MEAN, normalize=False),
+    "normalization": partial(
+        small_network, schemes=[scheme() for scheme in (HeNormal, LecunNormal)], normalize=True
+    ),
+}
+
+
+def evaluate(seed: int, family: str, draws: int, root: str) -> pd.DataFrame:
     """Compare draws of one random network with the prediction.
 
     Returns
@@ -137,7 +194,7 @@ def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
         (the draw's quantile in its predicted distribution) and `hit` (inside the 95 % interval).
     """
     torch.set_num_threads(1)
-    network = random_network(seed)
+    network = FAMILIES[family](seed)
     x = network.image(root)
     init = Init(network.scheme)
     moments = declared_moments(network.model, init)
@@ -167,8 +224,8 @@ def evaluate(seed: int, draws: int, root: str) -> pd.DataFrame:
             "method": rows.method,
             "width": network.width,
             "depth": network.depth,
-            "activation": type(network.model[1]).__name__,
-            "init": type(network.scheme).__name__,
+            "activation": network.activation,
+            "init": str(network.scheme).removesuffix("()"),
             "readout": network.readout,
             "predicted_sd": rows.log_sd,
             "measured_sd": measured_sd,
@@ -226,6 +283,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.studies.random_networks", description=__doc__.splitlines()[0]
     )
+    parser.add_argument(
+        "--family", choices=FAMILIES, default="zero_mean", help="default: %(default)s"
+    )
     parser.add_argument("--networks", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--draws", type=int, default=200, help="per network; default: %(default)s")
     parser.add_argument("--first-seed", type=int, default=0, help="default: %(default)s")
@@ -236,12 +296,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = range(args.first_seed, args.first_seed + args.networks)
     with exit_on_error(OSError):
         with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
-            futures = [pool.submit(evaluate, seed, args.draws, args.data_root) for seed in seeds]
+            futures = [
+                pool.submit(evaluate, seed, args.family, args.draws, args.data_root)
+                for seed in seeds
+            ]
             frames = []
             for seed, future in zip(seeds, futures, strict=True):
                 frames.append(future.result())
                 print(f"network {seed}: {frames[-1].method.iloc[0]}", flush=True)
-        publish(markdown(pd.concat(frames), args.draws), args.write, NAME)
+        block = NAME if args.family == "zero_mean" else f"{NAME}_{args.family}"
+        publish(markdown(pd.concat(frames), args.draws), args.write, block)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from analysis.scoring.inputs import (
     History,
     criteria,
     inputs_digest,
-    scored_sweeps,
+    publications,
     scoring_history,
     sweep_definition,
 )
@@ -107,20 +107,26 @@ def _paragraphs(section: Section) -> Iterator[str]:
         study = scored_study(name)
         yield f"![{section.main_statement}]({FIGURES}/{name}.png)"
         yield f"*{study.caption(summary.tables)}*"
-    yield _claims_table(section)
+    yield claims_table(section)
     yield f"Sizes: theirs: {scoring.sizes['theirs']}. Ours: {scoring.sizes['ours']}."
+    yield from closing_paragraphs(section)
+
+
+def closing_paragraphs(section: Section) -> Iterator[str]:
+    """Yield the diagnosis of each contradicted claim, the criteria, and the run."""
     for claim in section.claims:
         if claim.verdict == "contradicted":
             text = section.diagnosis.get(claim.name, "not known yet")
             yield f"Diagnosis of “{claim.claim.statement}”: {text}"
-    yield _criteria(section)
-    if summary is None:
-        yield f"Run it with `{command_line('run', '-m', f'sweep={name}')}`."
+    yield criteria_text(section)
+    if section.summary is None:
+        yield f"Run it with `{command_line('run', '-m', f'sweep={section.name}')}`."
     else:
-        yield _provenance(summary)
+        yield provenance(section.summary)
 
 
-def _claims_table(section: Section) -> str:
+def claims_table(section: Section) -> str:
+    """Format the claims with their criteria, effects and verdicts."""
     scored = {claim.name: claim for claim in section.claims}
     rows = []
     for name, claim in section.scoring.claims.items():
@@ -144,7 +150,7 @@ def _null_text(results: Sequence[NullResult]) -> str:
     return f"{text}; not: {', '.join(others)}" if others else text
 
 
-def _criteria(section: Section) -> str:
+def criteria_text(section: Section) -> str:
     """Return the commit of the criteria, the pilot, and every later change."""
     scoring, history = section.scoring, section.history
     parts = [f"Criteria: commit {history.commit} {history.date}".rstrip() + "."]
@@ -160,7 +166,8 @@ def _criteria(section: Section) -> str:
     return " ".join(parts)
 
 
-def _provenance(summary: Summary) -> str:
+def provenance(summary: Summary) -> str:
+    """Return the command, commit, date, cells and versions of a run."""
     about = summary.about
     tree = "clean tree" if about["clean"] else "uncommitted changes"
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
@@ -208,17 +215,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     use_style()
     with exit_on_error(OSError):
-        for name in args.names or scored_sweeps():
+        for name in args.names or publications():
             section = make_section(name, args.summaries)
             inputs = block_inputs(name, args.summaries)
             publish(markdown(section), args.write, name, inputs)
             if args.write and section.summary is not None:
-                _save_figures(section.summary, args.write.parent / FIGURES)
-        sections = [make_section(name, args.summaries) for name in scored_sweeps()]
+                save_figures(section.summary, args.write.parent / FIGURES)
+        sections = [make_section(name, args.summaries) for name in publications()]
         publish(overview(sections), args.write, OVERVIEW)
 
 
-def _save_figures(summary: Summary, folder: Path) -> None:
+def save_figures(summary: Summary, folder: Path) -> None:
+    """Draw a study's figures from its summary into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in scored_study(summary.name).figures(summary.tables).items():
         metadata = {"Software": None}  # so that the file does not depend on matplotlib's version

@@ -1,9 +1,10 @@
-"""Data sets: nine sources of images, and a wrapper that subsets, resizes and corrupts them."""
+"""Data sets: ten sources, and a wrapper that subsets, resizes and corrupts them."""
 
 from experiments.data.arrays import Arrays
 from experiments.data.cifar import Cifar10, Cifar100
 from experiments.data.dataset import Data, Dataset, Source, Split
 from experiments.data.digits import Digits
+from experiments.data.features import Features
 from experiments.data.image_folder import ImageFolder
 from experiments.data.mnist import FashionMnist, Mnist
 from experiments.data.synthetic import Gaussian, Shapes
@@ -18,6 +19,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "FashionMnist",
+    "Features",
     "Gaussian",
     "ImageFolder",
     "Mnist",

@@ -12,7 +12,7 @@ from experiments.sweep.overrides import Argument
 from experiments.sweep.types import Assignment
 from fanin.errors import ConfigError, suggest
 
-SWEEP_KEYS = {"question", "source", "criterion", "scoring", "fixed", "grid", "exclude"}
+SWEEP_KEYS = {"question", "source", "scoring", "diagnosis", "fixed", "grid", "exclude"}
 Size = Literal["small", "standard", "paper"]
 STANDARD: Size = "standard"
 OTHER_SIZES: tuple[Size, ...] = ("small", "paper")  # sections of the YAML

@@ -104,7 +104,7 @@ def make_plan(
     limits
         Limits of a pack.
     queued
-        Ids of cells that Slurm jobs will run.
+        Ids of cells that Slurm jobs will run, or whose results they have yet to store.
     others
         Configs of all cells ever planned in the folder, by cell id. Their times count too.
     """
@@ -113,7 +113,8 @@ def make_plan(
     for cell in cells:
         state = states.get(cell.id)
         state_name = _state_name(state)
-        if cell.id in queued and state_name != "done":
+        is_stored = state is not None and state.outcome in DONE and state.stored
+        if cell.id in queued and not is_stored:
             counts["queued"] += 1
             continue
         counts[state_name] += 1

@@ -69,17 +69,14 @@ class NamedSweep:
     question
         Question that the sweep answers.
     source
-        Publication that it reproduces.
-    criterion
-        Numbers by which a question's study decides which claims hold.
+        Publication that it reproduces; `field report` for a question.
     scoring
-        Claims of a publication, and the effects that decide them.
+        Claims, and the effects that decide them.
     """
 
     sweep: str
     question: str | None = None
     source: str | None = None
-    criterion: Mapping[str, Any] | None = None
     scoring: Mapping[str, Any] | None = None
 
 
@@ -156,7 +153,7 @@ def _select(
 
 def _describe(option: str, definition: Mapping[str, Any]) -> NamedSweep:
     hints = get_type_hints(NamedSweep)
-    keys = ("question", "source", "criterion", "scoring")
+    keys = ("question", "source", "scoring")
     return NamedSweep(
         option,
         **{key: check_value(definition.get(key), hints[key], f"sweep.{key}") for key in keys},

@@ -2,59 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from analysis.figures.dying_relu.cells import SweepCells
-from analysis.figures.dying_relu.claims import claim_results
-from analysis.figures.dying_relu.figures import network_figure, remedies_figure, steps_figure
-from analysis.figures.study import Study
-from analysis.load import Results
+import numpy as np
+import pandas as pd
 
-CLAIM = (
-    "One training step on the cross makes the feature maps of both images black. Smaller or "
-    "zero-mean weights, tanh, a smaller learning rate or a smaller convolution gradient help."
+from analysis.figures.dying_relu.cells import (
+    COMBINED,
+    FILTER_RATE,
+    FIRST_STEP,
+    OWN_BIAS,
+    RECIPE,
+    RECIPE_1,
+    REPORTED,
+    TANH,
+    TRAINING,
+    summarize,
 )
+from analysis.figures.dying_relu.figures import caption, figures
+from analysis.figures.query import bracket
+from analysis.scoring.effects import difference, per_seed, rows_where, slope, tuned
+from analysis.scoring.scored_study import ScoredStudy
+from analysis.scoring.verdict import Effect
+
+__all__ = ["STUDY", "killing_rate"]
 
 
-def study(results: Results, criterion: Mapping[str, Any]) -> Study:
-    """Test the claims of the report, and the closed-form predictions for a network with one filter.
+def killing_rate(cells: pd.DataFrame) -> float:
+    """Return the smallest learning rate at which the first step on the cross kills.
 
-    The report (docs/questions/dying_relu.md) describes a network that is trained on two images, a
-    circle and a cross. After one step on the cross, its feature maps are 0 everywhere (black).
-
-    Parameters
-    ----------
-    results
-        Results of the sweep `dying_relu`.
-    criterion
-        `filter`, `circle`, `cross`: numbers of the report. `factor`: allowed factor between a
-        measured filter or curvature and its claimed value. `boundary`: allowed factor between the
-        measured and the predicted learning rate above which one step makes the maps black.
+    It is the geometric mean of the tested rates around it. Outside the grid, it is the first or
+    the last tested rate.
     """
-    cells = SweepCells.load(results)
-    trained = cells.part("remedies")
-    caption = (
-        "Images: a circle (label 1) and a cross (label 0). Network: one 3x3x3 filter, ReLU, "
-        "logistic regression, with weights from U(0, 1) except where stated. A map is black if it "
-        "is 0 at every position; a learning rate “kills” if one step on the cross makes both maps "
-        "black. First figure: the network before and after its first step on the cross (learning "
-        "rate 1, inputs 0 to 255). The numbers under an image are its smallest and largest value. "
-        f"Second figure: {trained['seed'].nunique()} runs per box, after "
-        f"{trained['train.steps'].max():g} steps of one image each. Shade: share of runs with both "
-        "maps black at the end. Number: runs that classify both images (thick frame: all do). "
-        "Triangle: smallest learning rate that is predicted to kill. Third figure, A: the smallest "
-        "learning rate that kills, predicted (lines) and measured (one bar per seed, from the "
-        "largest tested rate that does not kill to the smallest that does). B: curvature of the "
-        "filter divided by that of the linear layer, predicted (lines) and measured (median and "
-        f"quartiles of {cells.part('curvature')['probe.draws'].max():g} draws). C: result of one "
-        "step of gradient descent on both images, from logits that are not saturated, by learning "
-        "rate. Vertical lines: 2 / lambda of the filter (dashed) and of the linear layer (dotted). "
-        "Triangle: the smallest rate that is predicted to kill."
-    )
-    figures = {
-        "dying_relu": network_figure(cells),
-        "dying_relu_remedies": remedies_figure(cells),
-        "dying_relu_steps": steps_figure(cells),
-    }
-    return Study(CLAIM, figures, caption, tuple(claim_results(cells, criterion)))
+    ordered = cells.sort_values("lr")
+    rates = ordered["lr"].to_numpy(float)
+    below, first = bracket(rates, ordered["dead"].to_numpy(float) == 1)
+    return float(np.sqrt((below or first) * (first if np.isfinite(first) else below)))
+
+
+def _rates_by_side(cells: pd.DataFrame) -> Iterator[tuple[float, float, float]]:
+    """Yield side, measured and predicted killing rate."""
+    for side, rows in rows_where(cells, {"kind": FIRST_STEP}).groupby("side"):
+        yield float(side), killing_rate(rows), float(rows["rate_predicted"].iloc[0])
+
+
+def _rate_slope(cells: pd.DataFrame) -> float:
+    sides, rates, _ = zip(*_rates_by_side(cells), strict=True)
+    return slope(pd.Series(np.log(np.square(sides))), pd.Series(np.log(rates)))
+
+
+def _rate_error(cells: pd.DataFrame) -> float:
+    return float(np.mean([abs(np.log10(m / p)) for _, m, p in _rates_by_side(cells)]))
+
+
+def _at_best_rate(cells: pd.DataFrame, network: str) -> pd.Series:
+    """Return the share of correct runs at the best rate, mean over input ranges, by seed."""
+    rows = rows_where(cells, {"kind": TRAINING, "network": network})
+    if rows.empty:
+        return pd.Series(np.nan, index=cells["seed"].unique())
+    by_input = tuned(rows.assign(error=1 - rows["correct"]), ["inputs"], "lr", "error", "correct")
+    return by_input.mean(axis=1)
+
+
+def _best_gain(network: str, over: str) -> Effect:
+    return lambda cells: _at_best_rate(cells, network) - _at_best_rate(cells, over)
+
+
+def _gain(network: str, over: str) -> Effect:
+    """Return the difference of the shares of correct runs over all learning rates."""
+    rows = {"kind": TRAINING, "network": network}
+    return difference("correct", rows, {"kind": TRAINING, "network": over})
+
+
+STUDY = ScoredStudy(
+    summarize=summarize,
+    outcomes=("correct", "dead", "dead_at_end"),
+    effects={
+        "rate_slope": per_seed(_rate_slope),
+        "rate_error": per_seed(_rate_error),
+        "filter_rate_gain": _gain(FILTER_RATE, REPORTED),
+        "filter_rate_over_best_rate": _best_gain(FILTER_RATE, REPORTED),
+        "filter_rate_over_tanh": _best_gain(FILTER_RATE, TANH),
+        "combined_gain": _best_gain(COMBINED, REPORTED),
+        "bias_gain": _best_gain(OWN_BIAS, REPORTED),
+        "recipe_gain": _best_gain(RECIPE, REPORTED),
+        "channels_gain": _gain(RECIPE, RECIPE_1),
+    },
+    figures=figures,
+    caption=caption,
+)

@@ -37,7 +37,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CellState:
-    """The latest attempt of a cell. Metrics and `step` (of divergence) are None if unknown."""
+    """The latest attempt of a cell. Metrics and `step` (of divergence) are None if unknown.
+
+    `stored` is False if only a journal has the result, so that no table shows it yet.
+    """
 
     outcome: str
     attempt: int
@@ -47,6 +50,7 @@ class CellState:
     test_accuracy: float | None = None
     test_loss: float | None = None
     train_loss: float | None = None
+    stored: bool = True
 
 
 def read_states(folder: SweepFolder) -> dict[str, CellState]:
@@ -71,12 +75,16 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
             if event.kind == "done":
                 previous = states.get(event.cell_id)
                 attempt = started.get(event.cell_id, previous.attempt + 1 if previous else 1)
-                attempts.append((event.cell_id, attempt, CellState(event.value, attempt, NAN)))
+                state = CellState(event.value, attempt, NAN, stored=False)
+                attempts.append((event.cell_id, attempt, state))
     return latest_attempts(attempts)
 
 
 def _state(row: Mapping[str, Any]) -> CellState:
-    metrics = (row.get(key) for key in METRICS)
+    metrics: dict[str, Any] = {
+        key: None if (value := row.get(key)) is None or math.isnan(value) else value
+        for key in METRICS
+    }
     step = row.get("outcome_step")
     return CellState(
         row["outcome"],
@@ -84,7 +92,7 @@ def _state(row: Mapping[str, Any]) -> CellState:
         row.get("seconds", NAN),
         row.get("outcome_reason"),
         None if step is None or math.isnan(step) else int(step),
-        *(None if value is None or math.isnan(value) else value for value in metrics),
+        **metrics,
     )
 
 

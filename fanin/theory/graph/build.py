@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from fanin.graph import Graph, Node
 from fanin.inits.weight_shape import UNIFORM_KURTOSIS
+from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.elementwise import Function, copy_state, elementwise
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.plan import MAX_POINTS, FieldTooLarge
@@ -40,6 +41,8 @@ class Builder:
         Moments of each weight layer.
     images
         Images that share one field.
+    assumptions
+        Operations to replace.
 
     Attributes
     ----------
@@ -57,8 +60,10 @@ class Builder:
         model: nn.Module,
         moments: Mapping[str, LayerMoments],
         images: Float[Tensor, "image channel *position"],
+        assumptions: Assumptions = NO_ASSUMPTIONS,
     ) -> None:
         self.graph, self.moments = graph, moments
+        self.assumptions = assumptions
         self.modules = dict(model.named_modules())
         self.n_images = len(images)
         self.steps: list[Step] = []
@@ -132,12 +137,21 @@ class Builder:
         points = self.n_images * layout.n_positions
         name = step_name(node)
         if points > MAX_POINTS:
-            raise FieldTooLarge(name, points)
+            raise FieldTooLarge(name, points, self._size_advice(layout))
         if operation is None or (self.known.issuperset(inputs) and not _is_random(operation)):
             self.known.add(len(self.steps))
         self.steps.append(Step(name, operation, tuple(inputs)))
         self.layouts.append(layout)
         return len(self.steps) - 1
+
+    def _size_advice(self, layout: Layout) -> str:
+        affordable = MAX_POINTS // layout.n_positions
+        if not affordable:
+            return "use smaller images"
+        return (
+            f"batch normalization couples the images, so use at most {affordable} of them"
+            f" (max_images={affordable}; in a sweep probe.size={affordable}), or smaller ones"
+        )
 
     def add_rule(self, node: Node, rule: ChannelRule, layout: Layout | None = None) -> None:
         """Add a step that treats each channel of a node's first input alone."""
@@ -223,7 +237,7 @@ def _calls_as(node: Node, module: nn.Module) -> bool:
     bias = arguments["bias"]
     if (bias.target if isinstance(bias, Node) else bias) is not module.bias:
         return False
-    if isinstance(module, nn.Linear):
+    if not isinstance(module, nn.modules.conv._ConvNd):
         return True
     assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     n = len(module.kernel_size)

@@ -88,7 +88,7 @@ class Channel:
         is_cheap: bool = False,
         origin: FreshChannel | None = None,
     ) -> None:
-        self.origin = origin
+        self._origin = origin
         self.shape = tuple(shape)
         self.gaussian = gaussian
         self.sources = sources
@@ -100,16 +100,24 @@ class Channel:
         self._stored: Samples | None = None
 
     @property
+    def origin(self) -> FreshChannel | None:
+        """The weight layer's field from which it is made, if any."""
+        return self._origin
+
+    @property
     def samples(self) -> Samples:
         """Samples of the field, in float64; known channels have one sample each."""
         if self._stored is None:
-            assert self._draw is not None
-            drawn = self._draw()
+            drawn = self._sample()
             if drawn.numel() > LARGE and self._is_cheap:
                 return drawn
             self._stored = _compressed(drawn)
             self._draw = None  # frees what it refers to
         return self._stored if self._stored.dtype == torch.bool else self._stored.double()
+
+    def _sample(self) -> Samples:
+        assert self._draw is not None
+        return self._draw()
 
     @property
     def sample_points(self) -> Float[Tensor, "sample point"]:
@@ -208,14 +216,14 @@ class FreshChannel(Channel):
         samples: int,
         key: tuple[object, ...],
     ) -> None:
+        # No reference to itself, so that its memory is free as soon as it is not used.
         super().__init__(
             shape,
-            self._draw_fresh,
+            _never_called,
             gaussian=gaussian,
             sources=frozenset({(source, 0)}),
             linear_in=frozenset({(source, 0)}),
         )
-        self.origin = self
         self._n_samples, self._key = samples, key
         self._others: list[Channel] = []
 
@@ -225,7 +233,12 @@ class FreshChannel(Channel):
         if can_change and not self.sources & other.sources:
             self._others.append(other)
 
-    def _draw_fresh(self) -> Samples:
+    @property
+    def origin(self) -> FreshChannel:
+        """The field itself."""
+        return self
+
+    def _sample(self) -> Samples:
         assert self.gaussian is not None
         root = factor(self.gaussian.cov)
         z = _decorrelated(self._n_samples, root.shape[1], self._others, self._key)
@@ -273,6 +286,10 @@ def _times(z: Tensor, root: Tensor) -> Float[Tensor, "sample point"]:
 
 def is_whitened(samples: int, dimensions: int) -> bool:
     return samples >= 2 * (int(SAMPLES_PER_DIMENSION * dimensions) + 8)
+
+
+def _never_called() -> Samples:
+    raise NotImplementedError
 
 
 def decorrelate(x: Channel, y: Channel) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -229,7 +230,7 @@ def add(x: Channel, y: Channel) -> Channel:
         return x.products + y.products + cross + cross.mT
 
     return Channel(
-        tuple(torch.broadcast_shapes(x.shape, y.shape)),
+        np.broadcast_shapes(x.shape, y.shape),
         lambda: x.samples + y.samples,
         products=products if independent and x.is_closed and y.is_closed else None,
         mean=(lambda: x.mean + y.mean) if x.shape == y.shape else None,
@@ -262,7 +263,7 @@ def multiply(x: Channel, y: Channel) -> Channel:
     independent = x.is_independent_of(y) and x.shape == y.shape
     closed = independent and x.is_closed and y.is_closed
     return Channel(
-        tuple(torch.broadcast_shapes(x.shape, y.shape)),
+        np.broadcast_shapes(x.shape, y.shape),
         lambda: x.samples * y.samples,
         products=(lambda: x.products * y.products) if closed else None,
         mean=(lambda: x.mean * y.mean) if independent else None,

@@ -66,6 +66,7 @@ class TensorMoments:
         return replace(self, value=self.value.summary(moments), cotangent=cotangent)
 
 
+@torch.no_grad()
 def propagate(
     steps: Sequence[Step],
     images: Float[Tensor, "image channel *position"],
@@ -86,8 +87,7 @@ def propagate(
     values: list[Any] = []
     for step in steps:
         if step.operation is None:
-            channel = known_channels(images)
-            values.append(FeatureMap((Group(images.shape[1], channel),)))
+            values.append(images_map(images))
         else:
             values.append(step.operation.forward([values[i] for i in step.inputs], fields))
     cotangents: list[FeatureMap | None] = [None] * len(steps)
@@ -111,6 +111,11 @@ def propagate(
             values[index] = cotangents[index] = g = None
         results.append(moments)
     return results[::-1]
+
+
+def images_map(images: Float[Tensor, "image channel *position"]) -> FeatureMap:
+    """Return the images as a tensor of known channels."""
+    return FeatureMap((Group(images.shape[1], known_channels(images)),))
 
 
 def _output_cotangent(output: FeatureMap, fields: Fields) -> FeatureMap:

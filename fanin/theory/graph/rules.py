@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from fanin.graph import Node
+from torch import nn
+
+from fanin.graph import OPERATIONS, Node
+from fanin.theory.assumptions import Subsample
 from fanin.theory.graph import shapes
 from fanin.theory.graph.build import (
     Builder,
@@ -28,6 +31,7 @@ from fanin.theory.graph.normalization import (
     rms_norm,
 )
 from fanin.theory.graph.operations import Add, Concatenate, Multiply, PerChannel, Pointwise
+from fanin.theory.layers import find_kind
 
 Rule = Callable[[Builder, Node], None]
 PADDING = ("zero", "reflection", "replication", "circular")  # modules such as nn.ZeroPad2d
@@ -62,7 +66,23 @@ def add_node(builder: Builder, node: Node) -> None:
     function = elementwise_function(node)
     if function is None:
         raise builder.refuse(node, f"the operation {node.operation} is not supported")
-    builder.add_rule(node, Elementwise(function))
+    if builder.assumptions.he_gains:
+        builder.add_rule(node, Scale(_he_gain(node) ** 0.5))
+    else:
+        builder.add_rule(node, Elementwise(function))
+
+
+def _he_gain(node: Node) -> float:
+    """Return the factor of an activation on the second moment: 1/2 for ReLU, 1 for most others."""
+    match node.target, node.operation:
+        case nn.Module() as module, _:
+            return find_kind(module).gain(module)
+        case _, "relu":
+            return find_kind(nn.ReLU()).gain(nn.ReLU())
+        case _, "leaky_relu":
+            leaky = nn.LeakyReLU(node.arguments["negative_slope"])
+            return find_kind(leaky).gain(leaky)
+    return 1.0
 
 
 def _stops_gradient(node: Node) -> bool:
@@ -191,7 +211,18 @@ def _on_map(builder: Builder, node: Node, linear: bool) -> None:
     assert node.shape is not None
     out = Layout.of(node.shape)
     function = layout.on_samples(as_function(node), out)
+    if builder.assumptions.subsamples and "pool" in node.operation:
+        function, linear = layout.on_samples(Subsample(_pool(node)), out), True
     builder.add_rule(node, Linear(function) if linear else Mixing(function), out)
+
+
+def _pool(node: Node) -> nn.Module:
+    """Return a pooling as a module."""
+    if isinstance(node.target, nn.Module):
+        return node.target
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "output_size")
+    options = {name: value for name, value in node.arguments.items() if name in names}
+    return OPERATIONS[node.operation].modules[0](**options)
 
 
 def _max_pool(builder: Builder, node: Node) -> None:

@@ -8,27 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_sweep import run_sweep
+from grids import design
 
-from analysis.figures.inf_loss.claims import first_nan_step
-from analysis.figures.inf_loss.overflow import (
-    EXP_IS_0,
-    SIGMOID_IS_0,
-    SIGMOID_IS_1,
-    OverflowPredictor,
-    first_bad_layers,
-    overflows,
-    sigmoid_rounds,
-    softmax_underflows,
-)
-from analysis.figures.inf_loss.parts import bad_steps, part_cells
+from analysis.figures.inf_loss.cells import bad_steps, part
+from analysis.figures.inf_loss.figures import outcome
+from analysis.figures.inf_loss.overflow import OverflowPredictor, first_bad_layers
 from experiments.cell import run_cell
 from experiments.config.catalog import ConfigCatalog, config_loader
 from experiments.result import CellResult
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import parse_request
-from fanin.errors import FaninError
 
 SMALL = (
     *("data.n_train=64", "data.n_test=20", "train.steps=8", "train.batch_size=8"),
@@ -134,56 +124,30 @@ def test_no_overflow_is_predicted_for_a_he_init(catalog: ConfigCatalog) -> None:
     assert np.isnan(measured(run(config))).all()
 
 
-def test_a_missing_value_makes_the_loss_of_its_batch_nan(catalog: ConfigCatalog) -> None:
-    missing = ("data.corrupt.kind=missing", "data.corrupt.share=0.016")
-    steps = set()
-    for seed in range(3):
-        config = config_of(catalog, *missing, "scaling=unit", f"seed={seed}")
-        prediction = first_nan_step(config)
-        assert prediction == bad_step(run(config))
-        steps.add(prediction)
-    assert len(steps) > 1  # one of 64 images, in a batch that depends on the seed
-    with_mean = config_of(catalog, *missing, "scaling=standardize")
-    assert first_nan_step(with_mean) == 0
-    assert first_nan_step(config_of(catalog)) is None
+def test_every_part_of_the_grid_is_recognized() -> None:
+    rows = design("inf_loss").to_dict("records")
+    counts = pd.Series([part({str(k): v for k, v in row.items()}) for row in rows]).value_counts()
+    assert counts.to_dict() == {
+        "settings": 2 * 2 * 6 * 5 * 2 * 5,
+        "inits": (2 * 3 * 3 + 3 * 3) * 5,
+        "features": 2 * 2 * 2 * 4 * 5,
+        "losses": 5 * 5 * 5,
+        "clipping": 2 * 3 * 2 * 5,
+        "missing values": 2 * 5,
+        "equal units": 2 * 5,
+        "zero image": 2 * 5,
+    }
 
 
-def test_limits_at_which_float32_rounds_softmax_and_sigmoid() -> None:
-    def label_probability(gap: float) -> float:
-        return float(torch.softmax(torch.tensor([gap, 0.0], dtype=torch.float32), 0)[1])
-
-    margin = 0.1  # larger than the spacing of float32 at each limit
-    assert label_probability(EXP_IS_0 - margin) > 0
-    assert label_probability(EXP_IS_0 + margin) == 0
-    for limit, value in ((SIGMOID_IS_1, 1.0), (-SIGMOID_IS_0, 0.0)):
-        outwards = margin * np.sign(limit)
-        assert float(torch.sigmoid(torch.tensor(limit - outwards, dtype=torch.float32))) != value
-        assert float(torch.sigmoid(torch.tensor(limit + outwards, dtype=torch.float32))) == value
-
-
-def test_failure_probabilities_agree_with_random_logits() -> None:
-    draws, images, sd = 4000, 8, 6.0
-    z = torch.randn(draws, images, 10, generator=torch.Generator().manual_seed(0)) * sd
-    p = torch.sigmoid(z)
-    share = float(((p == 0) | (p == 1)).flatten(1).any(1).double().mean())
-    error = (share * (1 - share) / draws) ** 0.5
-    assert 0.05 < share < 0.95
-    assert abs(sigmoid_rounds(sd, images) - share) < 4 * error
-    label_is_0 = torch.softmax(z * 6, -1)[..., 0] == 0
-    share = float(label_is_0.any(1).double().mean())
-    error = (share * (1 - share) / draws) ** 0.5
-    assert 0.05 < share < 0.95
-    # `softmax_underflows` samples too: 20,000 draws of 10 logits per image.
-    assert abs(softmax_underflows(sd * 6, images) - share) < 4 * error * (1 + images**0.5 / 2)
-
-
-def test_a_squared_logit_overflows_at_half_the_exponent() -> None:
-    assert overflows(squared=True)(1e20, 8) > 0.99
-    assert overflows(squared=False)(1e20, 8) == 0
-    assert overflows(squared=False)(1e40, 8) > 0.99
-
-
-def test_a_part_that_has_not_run_is_an_error(tmp_path: Any) -> None:
-    results = run_sweep(tmp_path, "some", "train.steps=0")
-    with pytest.raises(FaninError, match="the part 'symmetry' of the sweep has not run yet"):
-        part_cells(results, "symmetry")
+@pytest.mark.parametrize(
+    ("first", "bad", "expected"),
+    [
+        ([1, 1, 0], [1, 1, 1], "first loss"),
+        ([0, 0, 1], [1, 1, 1], "a later loss"),
+        ([0, 0, 0], [1, 0, 0], "no loss"),
+    ],
+)
+def test_the_map_shows_the_most_frequent_outcome(
+    first: list[int], bad: list[int], expected: str
+) -> None:
+    assert outcome(pd.DataFrame({"bad_first": first, "bad": bad})) == expected

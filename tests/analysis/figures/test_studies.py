@@ -18,22 +18,22 @@ from analysis import Results
 from analysis.figures import __main__ as command
 from analysis.figures import registered
 from analysis.figures.study import (
-    NO_THRESHOLD,
     ClaimResult,
     Study,
     launch_record,
     study_factory,
 )
-from analysis.scoring.inputs import scored_sweeps
+from analysis.scoring.inputs import publications, questions, scored_sweeps
 from analysis.scoring.scored_study import registered_scoring, scored_study
 from analysis.scoring.summary import MAX_BYTES, Summary, read_summary, write_summary
-from analysis.studies import questions, reproductions, summarize
+from analysis.studies import questions as question_pages
+from analysis.studies import reproductions, summarize
+from analysis.studies.questions import APPENDIX, PAGES
 from analysis.studies.reproductions import OVERVIEW
 from fanin.errors import FaninError
 
-CONF = Path(__file__).parents[3] / "conf" / "sweep"
-STUDIES = sorted(p.stem for p in CONF.glob("*.yaml") if "\nsource:" in p.read_text())
-PUBLICATIONS = scored_sweeps()
+STUDIES = scored_sweeps()
+PUBLICATIONS = publications()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,13 +95,11 @@ def test_the_command_draws_a_study_and_prints_its_conclusion(
         line.claimed and line.measured and " nan" not in line.measured
         for line in study.claim_results
     )
-    assert any(line.holds is not None or line.undecided for line in study.claim_results)
-    for line in study.claim_results:  # every tested claim shows its threshold
-        is_tested = line.holds is not None or line.undecided
-        assert not is_tested or line.threshold != NO_THRESHOLD, line.description
+    for line in study.claim_results:  # every claim is tested and shows its threshold
+        assert line.holds is not None or line.undecided, line.description
+        assert line.threshold != "none", line.description
     assert "draws" in study.caption or "seeds" in study.caption
-    record = launch_record(results)
-    assert ("scoring" if sweep in PUBLICATIONS else "criterion") in record
+    assert "scoring" in launch_record(results)
     assert f"\n{study.conclusion.capitalize()}: {study.claim}" in drawn.output
     for suffix in ("pdf", "svg", "png", "txt"):
         paths = list((results.folder.root / "figures").glob(f"{sweep}*.{suffix}"))
@@ -129,8 +127,7 @@ def study_or_error(results: Results) -> Study | str:
         return str(error)
 
 
-# The claims of the field reports depend on all cells and compute slowly.
-@pytest.mark.parametrize("sweep", PUBLICATIONS)
+@pytest.mark.parametrize("sweep", STUDIES)
 def test_a_claim_without_all_of_its_cells_is_undecided(
     sweep: str, draw: Callable[[str], Drawn]
 ) -> None:
@@ -162,41 +159,52 @@ def test_incomplete_sweeps_are_not_published(
 ) -> None:
     drawn = draw("schoenholz2017")
     n = len(drawn.results.cells)
+    capsys.readouterr()  # of the sweep, if this test is the first that draws it
     incomplete = without_cells(drawn.results, [0, 1], "cancelled")
-    for module in (command, summarize, questions):
+    for module in (command, summarize):
         monkeypatch.setattr(module, "load", lambda name, results, all=False: incomplete)
     arguments = [drawn.results.name, "--results", str(drawn.results.folder.root.parent)]
     command.main(arguments)
     assert re.search(rf"^Warning: 2 of {n} cells are missing: .*; run `", capsys.readouterr().out)
-    page = tmp_path / "page.md"
-    page.write_text(text := "<!-- begin schoenholz2017 -->\n<!-- end schoenholz2017 -->\n")
-    with pytest.raises(SystemExit):
-        questions.main([*arguments, "--write", str(page)])
-    assert f"--write needs a complete sweep. 2 of {n} cells" in capsys.readouterr().err
-    assert page.read_text() == text
     with pytest.raises(SystemExit):
         summarize.main([*arguments, "--output", str(tmp_path / "summaries")])
-    assert f"needs a complete sweep. 2 of {n} cells" in capsys.readouterr().err
+    assert f"a summary needs a complete sweep. 2 of {n} cells" in capsys.readouterr().err
     assert not (tmp_path / "summaries").exists()
+
+
+def summary_of(results: Results, sweep: str) -> Summary:
+    about = {
+        **{"command": "fanin run", "commit": "12ab", "clean": True, "date": "2026-11-30"},
+        **{"n_cells": len(results.cells), "seeds": [0, 1], "versions": {"torch": "2"}},
+        **{"seconds": 60.0, "scoring": launch_record(results)["scoring"]},
+    }
+    return Summary(sweep, scored_study(sweep).summarize(results), about)
+
+
+@pytest.mark.parametrize("sweep", STUDIES)
+def test_a_summary_keeps_what_caption_and_verdicts_need(
+    sweep: str, draw: Callable[[str], Drawn], tmp_path: Path
+) -> None:
+    written = summary_of(draw(sweep).results, sweep)
+    path = write_summary(written, tmp_path)
+    assert path.stat().st_size < MAX_BYTES
+    read, study = read_summary(sweep, tmp_path), scored_study(sweep)
+    assert read.tables.keys() == written.tables.keys()
+    assert study.caption(read.tables) == study.caption(written.tables)
+    scoring = registered_scoring(sweep)
+    verdicts = [
+        [(claim.name, claim.verdict, str(claim.interval)) for claim in study.score(scoring, tables)]
+        for tables in (read.tables, written.tables)
+    ]
+    assert verdicts[0] == verdicts[1]
 
 
 @pytest.mark.parametrize("sweep", PUBLICATIONS)
 def test_page_and_figures_are_made_from_the_summary_alone(
     sweep: str, draw: Callable[[str], Drawn], tmp_path: Path
 ) -> None:
-    results = draw(sweep).results
-    study = scored_study(sweep)
-    about = {
-        **{"command": "fanin run", "commit": "12ab", "clean": True, "date": "2026-11-30"},
-        **{"n_cells": len(results.cells), "seeds": [0, 1], "versions": {"torch": "2"}},
-        **{"seconds": 60.0, "scoring": launch_record(results)["scoring"]},
-    }
-    written = Summary(sweep, study.summarize(results), about)
-    path = write_summary(written, tmp_path / "summaries")
-    assert path.stat().st_size < MAX_BYTES
-    read = read_summary(sweep, tmp_path / "summaries")
-    assert read.tables.keys() == written.tables.keys()
-    assert study.caption(read.tables) == study.caption(written.tables)
+    written, study = summary_of(draw(sweep).results, sweep), scored_study(sweep)
+    write_summary(written, tmp_path / "summaries")
     page = tmp_path / "docs" / "page.md"
     page.parent.mkdir()
     blocks = [f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in (sweep, OVERVIEW)]
@@ -212,6 +220,35 @@ def test_page_and_figures_are_made_from_the_summary_alone(
     linked = re.findall(r"\]\((figures/\S+\.png)\)", text)
     assert linked == [f"figures/{sweep}.png"]
     assert (page.parent / linked[0]).stat().st_size > 1000
+
+
+@pytest.mark.parametrize("sweep", questions())
+def test_a_question_has_a_page_with_one_figure_and_an_appendix_with_the_others(
+    sweep: str, draw: Callable[[str], Drawn], tmp_path: Path
+) -> None:
+    written, study = summary_of(draw(sweep).results, sweep), scored_study(sweep)
+    write_summary(written, tmp_path / "summaries")
+    docs = tmp_path / "docs"
+    page, appendix = (docs / folder / f"{sweep}.md" for folder in (PAGES, APPENDIX))
+    for path in (page, appendix):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"By hand.\n<!-- begin {sweep} -->\n<!-- end {sweep} -->\n")
+    question_pages.main([sweep, "--summaries", str(tmp_path / "summaries"), "--write", str(docs)])
+    links = [re.findall(r"!\[[^]]*\]\((\S+\.png)\)", path.read_text()) for path in (page, appendix)]
+    names = list(study.figures(written.tables))
+    assert [Path(link).stem for link in links[0]] == names[:1] == [sweep]
+    assert [Path(link).stem for link in links[1]] == names[1:]
+    for path, linked in zip((page, appendix), links, strict=True):
+        assert path.read_text().startswith("By hand.\n")
+        assert all((path.parent / link).stat().st_size > 1000 for link in linked)
+    scored = study.score(registered_scoring(sweep), written.tables)
+    n_held = sum(claim.verdict == "reproduced" for claim in scored)
+    assert f"{n_held} of {len(scored)} tested claims hold" in page.read_text()
+    for claim in scored:
+        assert claim.claim.statement in appendix.read_text()
+    captions = study.caption(written.tables).split("\n\n")
+    assert f"*{captions[0]}*" in page.read_text()
+    assert all(f"*{text}*" in appendix.read_text() for text in captions[1:])
 
 
 def test_a_summary_names_the_run_and_refuses_too_few_seeds_and_those_of_the_pilot(
@@ -245,62 +282,12 @@ def test_a_summary_over_1_mb_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_questions_page_gets_figures_and_a_link_to_its_claims(
-    draw: Callable[[str], Drawn], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    drawn = draw("dying_relu")
-    monkeypatch.setattr(questions, "require_study", lambda results: drawn.study)
-    name = drawn.results.name
-    page = tmp_path / "docs" / "questions" / "page.md"
-    page.parent.mkdir(parents=True)
-    page.write_text(f"By hand.\n<!-- begin {name} -->\n<!-- end {name} -->\n")
-    claims = tmp_path / "docs" / "appendix.md"
-    claims.write_text(f"<!-- begin {name} -->\n<!-- end {name} -->\n")
-    figures = tmp_path / "docs" / "figures"
-    options = ["--write", str(page), "--figures", str(figures), "--claims", str(claims)]
-    questions.main([name, "--results", str(drawn.results.folder.root.parent), *options])
-    text = page.read_text()
-    assert text.startswith("By hand.\n")
-    linked = re.findall(r"\]\((\S+\.png)\)", text)
-    assert {page.parent / link for link in linked} == {
-        page.parent / ".." / "figures" / path.name for path in figures.iterdir()
-    }
-    assert linked
-    assert f"-m sweep={name}" in text
-    assert f"(../appendix.md#{name})" in text
-    assert claims.read_text().count("\n| ") >= 3  # header, rule and at least one claim
-
-
 @pytest.mark.parametrize("verdict", ["reproduced", "contradicted", "undecided"])
-def test_the_main_claim_decides_a_publication(verdict: str) -> None:
+def test_the_main_claim_decides_a_study(verdict: str) -> None:
     holds = {"reproduced": True, "contradicted": False}.get(verdict)
     main = ClaimResult("x", "1", "1", holds, holds is None, is_main=True)
     other = ClaimResult("y", "1", "1", not holds)
     assert Study("claim", {}, "caption", (other, main)).conclusion == verdict
-
-
-@pytest.mark.parametrize(
-    ("holds", "conclusion"),
-    [
-        ((True, True, None), "reproduced"),
-        ((True, False), "partly reproduced"),
-        ((False, None), "not reproduced"),
-    ],
-)
-def test_conclusion_of_several_claims(holds: tuple[bool | None, ...], conclusion: str) -> None:
-    lines = tuple(ClaimResult("x", "1", "2", value) for value in holds)
-    assert Study("claim", {}, "caption", lines).conclusion == conclusion
-
-
-def test_an_undecided_claim_is_not_reproduced() -> None:
-    lines = (ClaimResult("x", "1", "1", True), ClaimResult("y", "1", "?", None, undecided=True))
-    assert Study("claim", {}, "caption", lines).conclusion == "partly reproduced"
-
-
-@pytest.mark.parametrize("holds", [False, None])
-def test_a_study_is_undecided_if_no_claim_holds_and_one_is_undecided(holds: bool | None) -> None:
-    lines = (ClaimResult("x", "1", "1", holds), ClaimResult("y", "1", "?", None, undecided=True))
-    assert Study("claim", {}, "caption", lines).conclusion == "undecided"
 
 
 def test_a_sweep_without_a_source_has_no_study(
@@ -318,4 +305,13 @@ def test_a_source_without_a_module_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "conf" / "sweep" / "nobody2030.yaml").write_text(text)
     results = run_sweep(tmp_path, "unknown", "sweep=nobody2030", config_dir=tmp_path / "conf")
     with pytest.raises(FaninError, match=r"no module analysis\.figures\.nobody2030"):
+        study_factory(results)
+
+
+def test_a_source_without_scoring_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    text = "source: Nobody 2030\nfixed: {probe.draws: 1}\n"
+    (tmp_path / "conf" / "sweep" / "style.yaml").write_text(text)  # a module without STUDY
+    results = run_sweep(tmp_path, "unscored", "sweep=style", config_dir=tmp_path / "conf")
+    with pytest.raises(FaninError, match="needs the section 'scoring'"):
         study_factory(results)

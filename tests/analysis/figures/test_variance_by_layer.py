@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from matplotlib.figure import Figure
 from analysis import Results
 from analysis.figures.__main__ import main
 from analysis.figures.style import THEORY_LINES, save, use_style
-from analysis.figures.variance_by_layer import figures
+from analysis.figures.variance_by_layer import MEDIAN_STYLE, figures, in_words
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
 
+MEDIAN = MEDIAN_STYLE["label"]
 LABELS = {theory: style["label"] for theory, style in THEORY_LINES.items()}
 
 
@@ -51,10 +53,8 @@ def test_one_figure_per_network_and_one_panel_per_init_and_activation(
     for figure in drawn.values():
         assert set(_panels(figure)) == {
             f"{init} · {activation}"
-            for activation in ("relu", "tanh")
-            for init in (
-                *("he_normal", "xavier_normal", "normal std=0.3", "uniform a=0.0 b=1.0", "lsuv"),
-            )
+            for activation in ("ReLU", "tanh")
+            for init in ("He", "Xavier", "normal, std 0.3", "uniform, a 0.0, b 1.0", "LSUV")
         }
 
 
@@ -62,8 +62,11 @@ def test_a_panel_shows_every_draw_and_a_line_per_theory(
     drawn: dict[str, Figure], by_label: dict[str, TheoryComparison]
 ) -> None:
     panels = _panels(drawn["variance_by_layer-plain_depth=4_width=4"])
-    for title, axis in panels.items():
-        init, activation = title.split(" · ")
+    for activation, init in product(
+        ("relu", "tanh"),
+        ("he_normal", "xavier_normal", "normal std=0.3", "uniform a=0.0 b=1.0", "lsuv"),
+    ):
+        axis = panels[f"{in_words(init)} · {in_words(activation)}"]
         comparison = by_label[f"plain depth=4 width=4 {activation} {init}"]
         draws = comparison.draws
         draws = draws[(draws.quantity == "preact_m2") & (draws.image == -1)]
@@ -72,6 +75,10 @@ def test_a_panel_shows_every_draw_and_a_line_per_theory(
         np.testing.assert_allclose(dots[:, 1], np.log10(draws.value))
         np.testing.assert_array_equal(dots[:, 0], draws.layer)
         lines = {line.get_label(): line for line in axis.lines}
+        median = lines.pop(MEDIAN)
+        np.testing.assert_allclose(
+            median.get_ydata(), np.log10(draws.value).groupby(draws.layer).median()
+        )
         if init == "lsuv":  # no prediction, only dots
             assert not lines
             continue
@@ -103,6 +110,7 @@ def test_the_legend_has_one_entry_per_theory(drawn: dict[str, Figure]) -> None:
         texts = [text.get_text() for text in legend.get_texts()]
         assert texts == [
             "measured, one dot per draw of the weights (8 draws)",
+            MEDIAN,
             *LABELS.values(),
         ]
 
@@ -123,7 +131,8 @@ def test_zero_and_infinite_moments_are_left_out(comparisons: list[TheoryComparis
     dots = dots[np.isfinite(dots).all(1)]
     assert len(dots) == 6  # one layer; two seeds of four draws, of which draw 0 is inf
     assert set(dots[:, 0]) == {1}
-    assert all(np.isnan(line.get_ydata()).all() for line in axis.lines)
+    lines = [line for line in axis.lines if line.get_label() != MEDIAN]
+    assert all(np.isnan(line.get_ydata()).all() for line in lines)
 
 
 def test_a_panel_without_finite_moments_has_a_note(comparisons: list[TheoryComparison]) -> None:
@@ -141,7 +150,7 @@ def test_a_network_of_one_layer_has_markers(sweep: Callable[..., Results]) -> No
     ((title, axis),) = _panels(figure).items()
     assert title == ""
     assert len(_dots(axis)) == 4
-    assert len(axis.lines) == len(THEORY_LINES)
+    assert len(axis.lines) == len(THEORY_LINES) + 1  # and the median
     assert all(line.get_marker() == "_" for line in axis.lines)
     assert [tick for tick in axis.get_xticks() if 0.7 <= tick <= 1.3] == [1]
 
@@ -165,9 +174,9 @@ def test_a_column_with_a_missing_panel_keeps_its_axis_labels(
     def numbered(title: str) -> bool:
         return bool(panels[title].xaxis.get_tick_params()["labelbottom"])
 
-    assert numbered("xavier_normal · relu")
-    assert not numbered("he_normal · relu")
-    assert numbered("he_normal · tanh")
+    assert numbered("Xavier · ReLU")
+    assert not numbered("He · ReLU")
+    assert numbered("He · tanh")
 
 
 def test_file_names_have_no_path_separators_or_brackets(
@@ -186,7 +195,7 @@ def test_files_have_the_format_of_their_suffix(drawn: dict[str, Figure], tmp_pat
     assert starts[".pdf"].startswith(b"%PDF")
     assert starts[".png"].startswith(b"\x89PNG")
     assert b"<?xml" in starts[".svg"]
-    assert "he_normal · relu" in paths[1].read_text()  # text stays text
+    assert "He · ReLU" in paths[1].read_text()  # text stays text
 
 
 def test_the_command_saves_into_the_sweeps_folder(

@@ -1,14 +1,17 @@
-"""Every claim of every publication can be reproduced, and refuses its null models."""
+"""Every claim of every study can be reproduced, and refuses its null models."""
 
 from __future__ import annotations
 
 import pandas as pd
 import pytest
-from grids import RECORDS
+from grids import RECORDS as PUBLICATIONS
+from question_grids import RECORDS as QUESTIONS
 
 from analysis.scoring.inputs import scored_sweeps
 from analysis.scoring.scored_study import registered_scoring, scored_study
 from analysis.scoring.summary import CELLS, read_summary, summaries
+
+RECORDS = {**PUBLICATIONS, **QUESTIONS}
 
 
 def record(name: str) -> pd.DataFrame:

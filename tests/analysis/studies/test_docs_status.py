@@ -24,7 +24,7 @@ def test_every_generated_block_has_its_provenance(where: str) -> None:
     assert list(problems(BLOCKS[where])) == []
 
 
-def test_every_publication_has_a_block() -> None:
+def test_every_study_has_a_block() -> None:
     assert {block.name for block in BLOCKS.values()} >= set(scored_sweeps())
 
 
@@ -56,12 +56,6 @@ def test_each_problem_is_named(block: Block, changed: dict[str, str], problem: s
     (found,) = problems(replace(block, stamp=replace(block.stamp, **changed)))
     assert found.startswith(problem)
     assert problem in status_line(replace(block, stamp=replace(block.stamp, **changed)))
-
-
-@needs_history
-def test_a_block_may_say_that_it_is_outdated(block: Block) -> None:
-    stamp = replace(block.stamp, inputs="0123")
-    assert list(problems(replace(block, stamp=stamp, text="*Outdated: ...*"))) == []
 
 
 @needs_history

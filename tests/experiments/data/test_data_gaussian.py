@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.data import Gaussian, Split
+from experiments.data import Features, Gaussian, Split
 from experiments.data.synthetic import correlation
+from experiments.scaling import Standardize
 
 SIGMAS = 4.5
 """Tolerance in standard errors; a correct sampler fails with probability 1 in 150,000."""
@@ -125,3 +126,25 @@ def test_the_attributes_of_the_source_describe_its_data() -> None:
     assert source.n_classes is data.n_classes is None
     assert data.train.x.dtype == data.train.y.dtype == torch.float32
     assert data.full_scale == 1
+
+
+def test_features_have_geometric_scales_that_standardize_removes() -> None:
+    data = Features(count=4, spread=1000.0, train_size=4000, test_size=10)
+    train = data.load(Path(), False, seed=0).train
+    std = train.x[:, :, 0, 0].std(0)
+    # The relative standard error of a standard deviation is 1 / sqrt(2 n) = 1.1 %.
+    torch.testing.assert_close(std, torch.tensor([1.0, 10.0, 100.0, 1000.0]), rtol=0.05, atol=0)
+    center, spread = Standardize().fit(train.x, 1.0)
+    scaled = (train.x - center) / spread
+    torch.testing.assert_close(scaled.std(0).flatten(), torch.ones(4).double(), rtol=1e-3, atol=0)
+
+
+def test_the_target_of_features_is_linear_and_depends_on_all_of_them_equally() -> None:
+    data = Features(count=5, spread=100.0, train_size=4000, test_size=10, noise=0.0)
+    equal = Features(count=5, spread=1.0, train_size=4000, test_size=10, noise=0.0)
+    train, same = (source.load(Path(), False, seed=0).train for source in (data, equal))
+    assert torch.equal(train.y, same.y)
+    x = same.x[:, :, 0, 0].double()
+    fitted = x @ torch.linalg.lstsq(x, train.y.double()[:, None]).solution
+    torch.testing.assert_close(fitted[:, 0], train.y.double(), rtol=0, atol=1e-5)
+    assert abs(float(train.y.var()) - 1) < 0.1  # standard error of a variance: 2.2 %

@@ -1,5 +1,6 @@
 """Plan of a sweep: cells to run, packs, expected time."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -144,6 +145,18 @@ def test_a_kind_is_awaited_while_its_pilot_is_in_a_slurm_job(cells_of):
 
     assert (len(plan({}).awaited), plan({}).untried) == (1, ())
     assert plan({cells[1].id: state("ok")}).awaited == ()
+
+
+def test_a_result_that_only_a_journal_has_is_awaited_while_its_job_runs(cells_of):
+    cells = cells_of("seed=range(2)")
+    done = {cell.id: replace(state("ok"), stored=False) for cell in cells}
+
+    def counts(queued):
+        rule = partial(choose_by_rule, requested="serial", recorded={})
+        return plan_for(cells, done, (), rule, PackLimits(1), queued=queued).counts
+
+    assert counts([cells[0].id])["queued"] == 1
+    assert counts([])["done"] == 2
 
 
 def test_plan_is_empty_when_all_cells_are_done(cells_of):

@@ -53,8 +53,10 @@ def test_invalid_size_is_refused(named: dict[str, object], message: str) -> None
 def test_each_size_has_its_own_folder(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     small = {"data.side": 8, "data.n_train": 20, "data.n_test": 20, "probe.draws": 0}
-    about = {"question": "Why?", "source": "Somebody 2015", "criterion": {"at_most": 2}}
-    named = NAMED | about | {"fixed": {**NAMED["fixed"], **small}}
+    about = {"question": "Why?", "source": "Somebody 2015", "scoring": {"seeds": 2}}
+    named = (
+        NAMED | about | {"diagnosis": {"a": "Too few steps."}, "fixed": {**NAMED["fixed"], **small}}
+    )
     (tmp_path / "sweep" / "demo.yaml").write_text(yaml.safe_dump(named))
     loader = config_loader(str(tmp_path))
     base = ["sweep=demo", f"sweep.results={tmp_path / 'results'}", "runner=inline", "optim.lr=0.1"]

@@ -45,9 +45,10 @@ def commit_all(folder: SweepFolder) -> None:
 def test_cell_counts_once_its_line_is_committed(folder: SweepFolder) -> None:
     assert read_states(folder) == {}
     journal(folder, "p", "x", "y")
-    assert {cell: state.outcome for cell, state in read_states(folder).items()} == {
-        "x": "ok",
-        "y": "ok",
+    states = read_states(folder)
+    assert {cell: (state.outcome, state.stored) for cell, state in states.items()} == {
+        "x": ("ok", False),
+        "y": ("ok", False),
     }
     commit_all(folder)
     assert read_states(folder) == {"x": CellState("ok", 1, 2.0), "y": CellState("ok", 1, 2.0)}

@@ -14,7 +14,8 @@ from analysis.studies.graph_draws import extrapolate, measure_graph, ratios
 from fanin.inits import to_init
 from fanin.statistics.holm import holm
 from fanin.theory.field import Sampling
-from fanin.theory.graph.predict import plan_graph, predict_graph
+from fanin.theory.graph.plan import plan_graph
+from fanin.theory.graph.predict import predict_graph
 from fanin.theory.moments import declared_moments
 
 Scores = dict[tuple[str, str], float]

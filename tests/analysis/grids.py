@@ -36,7 +36,7 @@ def design(sweep: str, size: str = "standard") -> pd.DataFrame:
     return pd.DataFrame([{**dict(flatten(cell.config)), **cell.choices} for cell in cells])
 
 
-def _noise(n: int, sd: float) -> np.ndarray:
+def noise(n: int, sd: float) -> np.ndarray:
     return sd * RNG.standard_normal(n)
 
 
@@ -56,7 +56,7 @@ def schoenholz2017() -> pd.DataFrame:
     ).merge(pd.DataFrame({"steps": [200, 400, 600]}), "cross")
     limit = 5 * np.minimum(table["xi_c"], 40)
     accuracy = 2 * TRAINED / (1 + (table["depth"] / limit) ** 3)
-    return table.assign(accuracy=np.clip(accuracy + _noise(len(table), 0.03), 0, 1))
+    return table.assign(accuracy=np.clip(accuracy + noise(len(table), 0.03), 0, 1))
 
 
 def he2015() -> pd.DataFrame:
@@ -67,11 +67,11 @@ def he2015() -> pd.DataFrame:
     he = table["init"] == "he_normal"
     trains = he | (table["depth"] == 22)
     rate = np.abs(np.log10(table["lr"] / 0.01))
-    loss = np.where(trains, 0.7 + 0.1 * rate, 1.0) + _noise(len(table), 0.005)
+    loss = np.where(trains, 0.7 + 0.1 * rate, 1.0) + noise(len(table), 0.005)
     return table.assign(
         loss=loss,
         mean_loss=loss + np.where(he, 0.0, 0.05),
-        decay=np.where(he, 0.0, -1.0) + _noise(len(table), 0.1),
+        decay=np.where(he, 0.0, -1.0) + noise(len(table), 0.1),
     )
 
 
@@ -83,7 +83,7 @@ def xiao2018() -> pd.DataFrame:
     table = with_phase(table.drop(columns="gain"), table["gain"].astype(float) ** 2)
     best = (table["init"] == "delta_orthogonal") & (table["phase"] == "critical")
     trains = best | (table["depth"] < 100)
-    loss = np.where(trains, 0.6, 1.0) + _noise(len(table), 0.02)
+    loss = np.where(trains, 0.6, 1.0) + noise(len(table), 0.02)
     return table.assign(loss=loss, mean_loss=loss + 0.1)
 
 
@@ -94,7 +94,7 @@ def mishkin2016() -> pd.DataFrame:
     tanh, sigmoid = (table["activation"] == name for name in ("tanh", "sigmoid"))
     accuracy = 0.4 + np.where(orthonormal & ~tanh, 0.05, 0.0)
     accuracy += np.where((table["init"] == "lsuv") & ~tanh, 0.04, 0.0)
-    return table.assign(accuracy=np.where(sigmoid, 0.1, accuracy) + _noise(len(table), 0.005))
+    return table.assign(accuracy=np.where(sigmoid, 0.1, accuracy) + noise(len(table), 0.005))
 
 
 def poole2016() -> pd.DataFrame:
@@ -118,8 +118,8 @@ def poole2016() -> pd.DataFrame:
     table = table.merge(maps, on=["gain", "start", "layer"])
     # A faster approach of c in the ordered phase than the map's, so that every claim holds.
     c = table["c_star"] + (table["c_map"] - table["c_star"]) * np.exp(-0.05 * table["layer"])
-    noise = _noise(len(table), 0.005)
-    return table.assign(q=table["q_map"] * (1 + noise / 5), c=c + noise)
+    deviation = noise(len(table), 0.005)
+    return table.assign(q=table["q_map"] * (1 + deviation / 5), c=c + deviation)
 
 
 def hanin2018() -> pd.DataFrame:
@@ -139,7 +139,7 @@ def hanin2018() -> pd.DataFrame:
             "lr": trained["optim.lr"],
         }
     )
-    training["steps"] = 100 * 2 ** (training["beta"] + _noise(len(training), 0.1))
+    training["steps"] = 100 * 2 ** (training["beta"] + noise(len(training), 0.1))
     probed = cells[cells["train.steps"] == 0][["seed", "init", "model.width"]]
     lengths = probed.rename(columns={"model.width": "width"}).merge(
         pd.DataFrame({"depth": [1, 2, 4, 8, 16, 32]}), "cross"
@@ -149,8 +149,8 @@ def hanin2018() -> pd.DataFrame:
     lengths = lengths.assign(
         kind=LENGTHS,
         beta=beta,
-        var_log=5 * beta * np.exp(_noise(len(lengths), 0.15)),
-        mean=np.where(he, 1.0, 2.0 ** (1 - lengths["depth"])) * np.exp(_noise(len(lengths), 0.1)),
+        var_log=5 * beta * np.exp(noise(len(lengths), 0.15)),
+        mean=np.where(he, 1.0, 2.0 ** (1 - lengths["depth"])) * np.exp(noise(len(lengths), 0.1)),
     )
     return pd.concat([training, lengths], ignore_index=True)
 
@@ -161,9 +161,9 @@ def glorot2010() -> pd.DataFrame:
     normalized = table["init"] == "xavier_uniform"
     error = 0.03 + np.where(normalized, 0.0, 0.004) + 0.01 * np.abs(np.log10(table["lr"] / 0.1))
     return table.assign(
-        error=error + _noise(len(table), 0.0005),
-        act_change=np.where(normalized, -1.0, -3.2) + _noise(len(table), 0.05),
-        grad_change=np.where(normalized, -1.2, -3.6) + _noise(len(table), 0.05),
+        error=error + noise(len(table), 0.0005),
+        act_change=np.where(normalized, -1.0, -3.2) + noise(len(table), 0.05),
+        grad_change=np.where(normalized, -1.2, -3.6) + noise(len(table), 0.05),
     )
 
 
@@ -175,7 +175,7 @@ def lewkowycz2020() -> pd.DataFrame:
     curvature = 20.0 * table["gain"] ** table["network"].map({"identity": 2, "relu": 4, "tanh": 3})
     x = table["lr"] * curvature * (1 + 0.05 * (table["seed"] - 1.5))
     diverges = x > np.where(table["network"] == "identity", 4.0, 10.0)
-    flattening = np.where(x > 2, -1.0, 0.0) + _noise(len(table), 0.1)
+    flattening = np.where(x > 2, -1.0, 0.0) + noise(len(table), 0.1)
     return table.assign(
         x=x,
         rises=(x > 2).astype(float),

@@ -1,0 +1,167 @@
+"""Figures of the study `inf_loss`: the map of settings, the first layer, and the regression."""
+
+from __future__ import annotations
+
+from itertools import groupby, product
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from analysis.figures.inf_loss.cells import FEATURES, SETTINGS
+from analysis.figures.style import PALETTE
+from analysis.scoring.effects import rows_where
+from analysis.scoring.scored_study import Tables
+from analysis.scoring.summary import CELLS
+
+MAP_SIZE, LAYER_SIZE, REGRESSION_SIZE = (7.4, 3.9), (3.6, 3.1), (6.4, 2.4)  # inches
+SHADES = {"first loss": "0.15", "a later loss": "0.68", "no loss": "1.0"}
+INITS = ("N(0, 1)", "U(0, 1)", "He", "Xavier", "PyTorch default", "U(-0.01, 0.01)")
+INPUTS = ("standardized", "−1 to 1", "0 to 1", "0 to 255", "0 to 1e6")
+NONE = 80.0  # position of "none" on a log axis of layers
+FEATURE_LABELS = {
+    ("raw", 1.0): "equal features",
+    ("raw", 1000.0): "unequal features",
+    ("standardized", 1000.0): "unequal features, standardized",
+}
+
+
+def caption(tables: Tables) -> str:
+    """Write the captions of the three figures."""
+    cells = tables[CELLS]
+    n = cells["seed"].nunique()
+    n_settings = len(rows_where(cells, {"part": SETTINGS}))
+    return (
+        "When the loss becomes inf or NaN, by activation and init (rows) and dtype, input range "
+        "and number of layers (columns). Number in a box: of n = "
+        f"{n} seeds, those with a bad loss, if not all have the same outcome.\n\n"
+        "First layer whose pre-activations overflow before training, measured against predicted "
+        f"(n = {n_settings} networks; the area of a circle is proportional to the number of "
+        "networks, which is written beside it). Networks whose input overflows are left out.\n\n"
+        "A regression by full-batch gradient descent: learning rate times lambda_0, the largest "
+        f"Hessian eigenvalue at initialization, of each network (n = {n} seeds, 2 activations, 4 "
+        "learning rates per row). Cross: the loss becomes inf or NaN; circle: it stays finite. "
+        "Line: 2, the limit for a quadratic loss. Points are shifted vertically at random."
+    )
+
+
+def figures(tables: Tables) -> dict[str, Figure]:
+    """Draw the figures of the page and of the appendix."""
+    cells = tables[CELLS]
+    settings = rows_where(cells, {"part": SETTINGS})
+    return {
+        "inf_loss": _map_figure(settings),
+        "inf_loss_first_layer": _layer_figure(settings),
+        "inf_loss_regression": _regression_figure(rows_where(cells, {"part": FEATURES})),
+    }
+
+
+def outcome(rows: pd.DataFrame) -> str:
+    """Return the most frequent outcome of some networks: a key of `SHADES`."""
+    first, bad = rows["bad_first"].mean(), rows["bad"].mean()
+    if first >= 0.5:
+        return "first loss"
+    return "a later loss" if bad >= 0.5 else "no loss"
+
+
+def _map_figure(settings: pd.DataFrame) -> Figure:
+    """Draw a box per setting."""
+    figure = Figure(figsize=MAP_SIZE, layout="constrained")
+    axis = figure.subplots()
+    row_keys = [
+        key for key in product(("relu", "tanh"), INITS)
+        if len(rows_where(settings, {"activation": key[0], "init": key[1]}))
+    ]  # fmt: skip
+    depths = sorted(settings["depth"].unique())
+    names = [name for name in INPUTS if name in set(settings["inputs"])]
+    dtypes = [name for name in ("float32", "float16") if name in set(settings["dtype"])]
+    columns = list(product(dtypes, names, depths))
+    groups = settings.groupby(["activation", "init", "dtype", "inputs", "depth"])
+    for (activation, init, dtype, inputs, depth), rows in groups:
+        x, y = columns.index((dtype, inputs, depth)), row_keys.index((activation, init))
+        kind = outcome(rows)
+        axis.add_patch(Rectangle((x, y), 1, 1, facecolor=SHADES[kind], edgecolor="0.8", lw=0.4))
+        if 0 < rows["bad"].mean() < 1:
+            color = "white" if kind == "first loss" else "black"
+            axis.text(x + 0.5, y + 0.52, f"{rows['bad'].sum():.0f}", ha="center", va="center",
+                      fontsize=6.5, color=color)  # fmt: skip
+    _labels(axis, row_keys, columns)
+    handles = [Patch(facecolor=s, edgecolor="0.5", label=name) for name, s in SHADES.items()]
+    figure.legend(handles=handles, title="inf or NaN", loc="outside lower center", ncols=3,
+                  frameon=False, fontsize="small", title_fontsize="small")  # fmt: skip
+    return figure
+
+
+def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, str, int]]) -> None:
+    axis.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    names = [f"{'ReLU' if act == 'relu' else act}, {init}" for act, init in rows]
+    axis.set_yticks([n + 0.5 for n in range(len(rows))], names, fontsize=7)
+    depths = [str(depth) for _, _, depth in columns]
+    axis.set_xticks([n + 0.5 for n in range(len(columns))], depths, fontsize=7)
+    axis.set_xlabel("number of layers", fontsize="small")
+    axis.tick_params(length=0)
+    for y in range(1, len(rows)):
+        if rows[y][0] != rows[y - 1][0]:
+            axis.axhline(y, color="black", linewidth=1.2)
+    x = 0
+    for (dtype, inputs), run in groupby(columns, key=lambda column: column[:2]):
+        size = len(list(run))
+        axis.text(x + size / 2, -0.15, inputs.replace(" to ", "\nto "), ha="center", va="bottom",
+                  fontsize=5.8)  # fmt: skip
+        starts_dtype = x == 0 or columns[x - 1][0] != dtype
+        axis.axvline(x, color="black", linewidth=1.2 if starts_dtype else 0.6)
+        if starts_dtype:
+            axis.text(x + 0.1, -1.55, f"{dtype}, pixels:", va="bottom", fontsize=7, weight="bold")
+        x += size
+
+
+def _layer_figure(settings: pd.DataFrame) -> Figure:
+    """Plot the measured against the predicted first overflowing layer."""
+    figure = Figure(figsize=LAYER_SIZE, layout="constrained")
+    axis = figure.subplots()
+    rows = settings[settings["layer_predicted"].fillna(1.0) > 0]
+    measured = rows["first_layer"] if "first_layer" in rows else pd.Series(np.nan, rows.index)
+    pairs = pd.DataFrame({"x": rows["layer_predicted"].fillna(NONE), "y": measured.fillna(NONE)})
+    counts = pairs.value_counts().reset_index(name="count")
+    axis.plot([1, NONE], [1, NONE], color="0.7", linewidth=0.8, zorder=0)
+    axis.scatter(
+        counts["x"], counts["y"], s=14 + 2.0 * counts["count"], color=PALETTE[0], alpha=0.5
+    )
+    for point in counts.to_dict("records"):
+        axis.annotate(str(point["count"]), (point["x"], point["y"]), xytext=(6, -9),
+                      textcoords="offset points", fontsize="x-small")  # fmt: skip
+    ticks = [1, 2, 5, 10, 20, 40]
+    axis.set(xscale="log", yscale="log", xlim=(0.8, 130), ylim=(0.8, 130))
+    axis.set_xticks([*ticks, NONE], [*map(str, ticks), "none"])
+    axis.set_yticks([*ticks, NONE], [*map(str, ticks), "none"])
+    axis.minorticks_off()
+    axis.set_xlabel("predicted first overflowing layer")
+    axis.set_ylabel("measured first overflowing layer")
+    sns.despine(ax=axis)
+    return figure
+
+
+def _regression_figure(cells: pd.DataFrame) -> Figure:
+    figure = Figure(figsize=REGRESSION_SIZE, layout="constrained")
+    axis = figure.subplots()
+    rng = np.random.default_rng(0)
+    for y, (inputs, spread) in enumerate(FEATURE_LABELS):
+        rows = rows_where(cells, {"inputs": inputs, "spread_of_features": spread})
+        for bad, marker, color in ((0, "o", PALETTE[0]), (1, "x", PALETTE[3])):
+            points = rows[rows["bad"] == bad]["lr_times_curvature"]
+            shift = rng.uniform(-0.25, 0.25, len(points))
+            face = (
+                {"facecolors": "none", "edgecolors": color} if marker == "o" else {"color": color}
+            )
+            axis.scatter(points, y + shift, marker=marker, s=16, linewidth=0.8, **face)
+    axis.axvline(2, color="black", linewidth=0.8)
+    axis.set_xscale("log")
+    axis.set_yticks(range(len(FEATURE_LABELS)), list(FEATURE_LABELS.values()))
+    axis.set_ylim(len(FEATURE_LABELS) - 0.5, -0.5)
+    axis.set_xlabel(r"learning rate $\times\ \lambda_0$")
+    axis.tick_params(axis="y", length=0)
+    sns.despine(ax=axis, left=True)
+    return figure
