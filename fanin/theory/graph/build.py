@@ -239,6 +239,7 @@ def _calls_as(node: Node, module: nn.Module) -> bool:
         return False
     if not isinstance(module, nn.modules.conv._ConvNd):
         return True
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     n = len(module.kernel_size)
     options = ("stride", "padding", "dilation", "groups")
     return module.padding_mode == "zeros" and all(

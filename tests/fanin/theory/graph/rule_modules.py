@@ -17,15 +17,14 @@ class ConcatenatedGroups(nn.Module):
         self.stem = nn.Conv2d(1, width, 3, 1, 1)
         self.conv = nn.Conv2d(width, width // 2, 3, 1, 1)
         self.norm = nn.GroupNorm(width // 4, 3 * width // 2)  # 6 channels; one group is mixed
-        self.few = nn.GroupNorm(2, 3 * width // 2)
         self.next = nn.Conv2d(3 * width // 2, width, 3, 1, 1)
         self.fc = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x = torch.cat([x, 3 * self.conv(torch.tanh(x))], 1)
-        x = torch.tanh(self.norm(x)) + torch.relu(self.few(x))
-        return self.fc(torch.relu(self.next(x)).mean((2, 3)))
+        x = torch.relu(self.next(torch.tanh(self.norm(x))))
+        return self.fc(x.mean((2, 3)))
 
 
 class SplitGroups(nn.Module):
