@@ -119,6 +119,7 @@ def build_certificate(
     """
     from fanin.theory import UnpredictableLayer, certify
     from fanin.theory.certificate.weights import resolve_moments
+    from fanin.theory.predict import applicable_theories
 
     model, inputs, labels, cell = _network(config, images)
     resolve_moments(model, cell.init)  # raises if the init declares no moments
@@ -135,11 +136,12 @@ def build_certificate(
                 max_images=None,
             )
         except UnpredictableLayer as error:
-            if len(theories) == 1:  # this error says enough
+            usable = applicable_theories(model, tuple(inputs.shape[1:]), theories)
+            if len(usable) == 1:  # this error says enough
                 raise
-            skipped = error.theory or theories[-1]
+            skipped = error.theory or usable[-1]
             messages.append(f"Skipped theory {skipped}: {error}")
-            theories = tuple(theory for theory in theories if theory != skipped)
+            theories = tuple(theory for theory in usable if theory != skipped)
         else:
             for message in messages:
                 print(message, file=sys.stderr)

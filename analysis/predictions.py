@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import experiments
 import fanin.theory
@@ -36,11 +36,12 @@ from experiments.sweep.store.parquet import read_part, write_part
 from experiments.sweep.store.paths import SweepFolder
 from experiments.training.cpu_performance import keep_freed_memory
 from fanin.errors import DataError, FaninError
+from fanin.inits import set_scalars, weight_layers
 from fanin.models import use_batch_statistics
 from fanin.theory.field import couples_images
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
-from fanin.theory.predict import THEORIES, predict_moments
+from fanin.theory.predict import THEORIES, applicable_theories, predict_moments
 from fanin.theory.prediction import MEAN_OVER_IMAGES
 
 TABLE = "predictions"
@@ -283,8 +284,9 @@ def predict_cell(
     every = whole_set or couples_images(model)
     indices = list(range(len(images))) if every else reported
     moments = declared_moments(model, cell.init)
+    set_scalars(model, cell.init)
     frames: list[pd.DataFrame] = []
-    for theory in theories:
+    for theory in applicable_theories(model, tuple(images.shape[1:]), theories):
         try:
             frames.append(
                 predict_moments(
@@ -296,12 +298,22 @@ def predict_cell(
         except UnpredictableLayer:
             if not frames:
                 raise
-    frame = pd.concat(frames, ignore_index=True)
+    frame = _weight_rows(pd.concat(frames, ignore_index=True), model)
     frame["image"] = frame["image"].map(
         dict(enumerate(indices)) | {MEAN_OVER_IMAGES: MEAN_OVER_IMAGES}
     )
     probed = frame.image.isin([MEAN_OVER_IMAGES, *reported]) & frame.value.notna()
     return frame[probed].reset_index(drop=True)
+
+
+def _weight_rows(frame: pd.DataFrame, model: nn.Module) -> pd.DataFrame:
+    """Keep the weight layers, which the probe measures, and number them as the probe does.
+
+    Predictions of a graph also have rows for sums and normalizations.
+    """
+    rows = frame[frame.layer_name.isin(list(weight_layers(model)))]
+    numbers = {name: n for n, name in enumerate(rows.layer_name.unique(), start=1)}
+    return rows.assign(layer=rows.layer_name.map(numbers)).reset_index(drop=True)
 
 
 def _predicts_mean(config: Mapping[str, Any]) -> bool:

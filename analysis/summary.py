@@ -31,7 +31,7 @@ THEORY_LABELS = {
 FIELD_THEORIES = ("field", "finite_width")  # include padding, pooling and the actual images
 METHOD_DETAILS = {
     "first_order": " (formula, first order in 1/width)",
-    "sampled": " (each layer's exact distribution)",
+    "sampled": " (units or channels drawn layer by layer, without weights)",
 }
 QUANTITY_LABELS = {
     "preact_m2": "mean square of the forward signal (preact_m2)",

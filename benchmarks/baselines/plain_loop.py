@@ -17,7 +17,8 @@ DESCRIPTION = (
     "`torch.optim.SGD.step`. It reads no loss, records nothing and does not detect divergence. "
     "*channels_last* is the same loop with network and images in torch's channels-last memory "
     "format. fanin reads 8-bit images, scales each batch, records the loss of every step and "
-    "detects divergence. All have one thread, in processes of their own."
+    "detects divergence; the time of a run of one step is subtracted from its time. All have one "
+    "thread, in processes of their own."
 )
 
 

@@ -28,6 +28,8 @@ LIBRARIES = sysconfig.get_path("platlib")  # modules there are identified by the
 def code_version() -> str:
     """Return the commit of this code; if files differ from it, followed by `+` and their digest.
 
+    Files in docs/ do not count: no code reads them, and commands write several in one run.
+
     The result is cached, so processes forked later return the same version: they run the same code
     even if the files have changed since.
 
@@ -39,7 +41,7 @@ def code_version() -> str:
     commit = git("rev-parse", "--short=12", "HEAD")
     if commit is None:
         return f"unknown+{_digest()}"
-    dirty = git("status", "--porcelain", "-uno")
+    dirty = git("status", "--porcelain", "-uno", "--", ".", ":(exclude)docs")
     return commit.strip() + (f"+{_digest()}" if dirty else "")
 
 

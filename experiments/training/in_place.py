@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from experiments.clip import Clip, NoClip
 from experiments.training.cpu_performance import has_only_known_layers
@@ -30,7 +31,7 @@ class InPlaceNetwork:
     Parameters
     ----------
     config
-        The step. Its model `can_be_copied`, and training does not change it.
+        The step. Its model `can_be_copied`; training changes the model's buffers only.
     state
         The state to start from.
     loader
@@ -40,16 +41,23 @@ class InPlaceNetwork:
     def __init__(self, config: StepConfig, state: NetworkState, loader: BatchLoader) -> None:
         self._config, self._loader = config, loader
         self._failed_at, self._n_steps = int(state["failed_at"]), int(state["step"])
-        params = {name: p.clone() for name, p in state["params"].items()}
+        # Convolutions convert weights in another memory format than their images in every step.
+        memory_format = loader.memory_format
+        params = {
+            name: p.clone(memory_format=memory_format if p.ndim == 4 else torch.contiguous_format)
+            for name, p in state["params"].items()
+        }
         self._params: Params = params
         self._optimizer = in_place_optimizer(
             config.optim, params, state["optimizer"], self._n_steps
         )
         leaves = {name: nn.Parameter(tensor) for name, tensor in params.items()}
         self._leaves = list(leaves.values())
-        # deepcopy uses the leaves in place of the parameters.
+        # deepcopy uses the leaves in place of the parameters, and the model's own buffers.
         originals = config.model.named_parameters()
-        memo: dict[int, Any] = {id(p): leaves[name] for name, p in originals if name in leaves}
+        buffers = list(config.model.buffers())
+        memo: dict[int, Any] = {id(buffer): buffer for buffer in buffers}
+        memo |= {id(p): leaves[name] for name, p in originals if name in leaves}
         self._model = copy.deepcopy(config.model, memo)
         self._dropout = {
             f"{name}.mask": layer
@@ -57,7 +65,7 @@ class InPlaceNetwork:
             if isinstance(layer, SeededDropout)
         }
         self._clips = config.clip != Clip(NoClip())
-        self._tensors = [*params.values(), *self._optimizer.tensors()]
+        self._tensors = [*params.values(), *self._optimizer.tensors(), *buffers]
         self._saved = [tensor.clone() for tensor in self._tensors]
         self._unchecked: list[Tensor] = []  # losses of the steps since `_saved`
 
@@ -78,12 +86,13 @@ class InPlaceNetwork:
         return torch.tensor(self._failed_at)
 
     def state(self) -> NetworkState:
-        """Return the state, whose tensors the next step changes."""
+        """Return the state, whose tensors the next step may change."""
         failed_at = self.failed_at()
         n_updates = self._n_steps if self._failed_at == ALIVE else self._failed_at
+        params = {name: tensor.contiguous() for name, tensor in self._params.items()}
         return {
-            "params": self._params,
-            "optimizer": self._optimizer.state(n_updates),
+            "params": params,
+            "optimizer": tree_map(Tensor.contiguous, self._optimizer.state(n_updates)),
             "step": torch.tensor(self._n_steps),
             "failed_at": failed_at,
         }
@@ -139,5 +148,5 @@ class InPlaceNetwork:
 
 
 def can_be_copied(model: nn.Module) -> bool:
-    """Return True if a copy computes the same, and the parameters are the only state."""
-    return has_only_known_layers(model) and not list(model.buffers())
+    """Return True if a copy with the same buffers computes the same."""
+    return has_only_known_layers(model)

@@ -41,13 +41,12 @@ def in_place_optimizer(
     state
         The state after `n_updates` updates; its tensors are copied.
     """
-    state = tree_map(lambda tensor: tensor.clone(), state)
     is_fused = all(parameter.dtype in FUSED_DTYPES for parameter in params.values())
     if is_fused and type(optim) is Sgd:
-        return _FusedSgd(optim, params, state)
+        return _FusedSgd(optim, params, _copy_state(state, params))
     if is_fused and isinstance(optim, Adam | AdamW) and type(optim) in (Adam, AdamW):
-        return _FusedAdam(optim, params, state, n_updates)
-    return _Functional(optim, params, state)
+        return _FusedAdam(optim, params, _copy_state(state, params), n_updates)
+    return _Functional(optim, params, tree_map(torch.clone, state))
 
 
 class _FusedSgd:
@@ -62,7 +61,7 @@ class _FusedSgd:
     def update(self, grads: Sequence[Tensor], lr: float) -> None:
         torch._fused_sgd_(
             self._params,
-            _contiguous(grads),
+            _in_formats(self._params, grads),
             self._velocity,
             lr=lr,
             **self._numbers,
@@ -96,7 +95,7 @@ class _FusedAdam:
         torch._foreach_add_(self._n_updates, 1.0)
         self._update(
             self._params,
-            _contiguous(grads),
+            _in_formats(self._params, grads),
             self._mean,
             self._square,
             [],
@@ -119,10 +118,28 @@ class _FusedAdam:
         }
 
 
-def _contiguous(grads: Sequence[Tensor]) -> list[Tensor]:
-    # The fused kernels ignore strides: gradients in another memory format than their parameters
-    # (those of convolutions with channels-last inputs) would give wrong results.
-    return [grad.contiguous() for grad in grads]
+def _copy_state(state: State, params: Tensors) -> State:
+    """Copy a state, with each parameter's tensors in the parameter's memory format."""
+    return {
+        key: {name: _like(params[name], tensor) for name, tensor in value.items()}
+        if isinstance(value, dict)
+        else value.clone()
+        for key, value in state.items()
+    }
+
+
+def _in_formats(params: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:
+    # The fused kernels ignore strides: a gradient in another memory format than its parameter would
+    # give wrong results.
+    return [
+        grad if grad.stride() == parameter.stride() else _like(parameter, grad)
+        for parameter, grad in zip(params, grads, strict=True)
+    ]
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Copy a tensor to the memory format of a parameter."""
+    return torch.empty_like(parameter).copy_(tensor)
 
 
 class _Functional:

@@ -47,7 +47,7 @@ class BatchLoader:
         self.steps_per_epoch = len(data.train) // self.batch_size
         self._model = model
         self.has_dropout = any(isinstance(layer, SeededDropout) for layer in model.modules())
-        self._memory_format = memory_format(model, cell.train.torch_dtype, self.device)
+        self.memory_format = memory_format(model, cell.train.torch_dtype, self.device)
         self._order = BatchOrder(len(data.train), self.batch_size, cell.seed_data, self.device)
         self._dtype = cell.train.torch_dtype
         self._images, self._scaling = data.train.x, scaling.to(self.device, self._dtype)
@@ -88,7 +88,7 @@ class BatchLoader:
         masks = {name: to_device(mask, self.device) for name, mask in self.masks(step).items()}
         lr = self.cell.optim.lr * self.lr_factor(step)
         y = take(self.train_set.y, indices)
-        if self._memory_format is torch.channels_last:
+        if self.memory_format is torch.channels_last:
             x = x.to(memory_format=torch.channels_last)
         return Batch(x, y, lr, masks)
 

@@ -250,7 +250,7 @@ class _Diagnoser:
             f"gradient at {symptom.layer} / gradient at {last}": (
                 measured[symptom.layer] / measured[last]
             ),
-            "the same ratio in mean-field theory": predicted[symptom.layer],
+            "the same ratio in theory": predicted[symptom.layer],
         }
 
     def _gains(self) -> str:

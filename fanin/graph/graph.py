@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -196,6 +197,12 @@ class Graph:
             lambda entry: values[entry] if isinstance(entry, Node) else entry, self.output
         )
 
+    def rebind(self, model: nn.Module, copy: nn.Module) -> Graph:
+        """Return the graph of a copy of the recorded model, whose nodes call the copy's modules."""
+        memo: dict[int, Any] = {id(node.target): node.target for node in self.nodes}
+        memo |= {id(a): b for a, b in zip(_parts(model), _parts(copy), strict=True)}
+        return deepcopy(self, memo)
+
     def run(self, images: Float[Tensor, "image ..."]) -> Generator[tuple[Node, Any], Any, None]:
         """Run the nodes on images, and yield each with its value.
 
@@ -221,3 +228,9 @@ class Graph:
     def __str__(self) -> str:
         lines = [node.describe() for node in self.nodes]
         return "\n".join([*lines, f"output: {self.output!r}"])
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module | Tensor]:
+    yield from model.modules()
+    yield from model.parameters()
+    yield from model.buffers()

@@ -13,7 +13,7 @@ from fanin.inits.distributions import (
     Uniform,
     Zeros,
 )
-from fanin.inits.init import Init, LayerInit, NormalBias, initialize, to_init
+from fanin.inits.init import Init, LayerInit, NormalBias, initialize, set_scalars, to_init
 from fanin.inits.orthogonal import DeltaOrthogonal, Orthogonal
 from fanin.inits.residual import Fixup, ResidualBranch, SkipInit, residual_branches
 from fanin.inits.scheme import (
@@ -71,6 +71,7 @@ __all__ = [
     "Zeros",
     "initialize",
     "residual_branches",
+    "set_scalars",
     "to_init",
     "to_scheme",
     "weight_layers",

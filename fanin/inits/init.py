@@ -242,9 +242,7 @@ def initialize(
         module.weight.copy_(layer.sample_weight(weight, generator_for(f"{name}.weight")))
         if module.bias is not None:
             module.bias.copy_(layer.sample_bias(weight, generator_for(f"{name}.bias")))
-    set_scalars = getattr(init.scheme, "set_scalars", None)
-    if callable(set_scalars):
-        set_scalars(model)
+    set_scalars(model, init)
     if not calibrated:
         return
     if images is None:
@@ -257,6 +255,13 @@ def initialize(
         scheme.calibrate(model, images, [name])
     for name in calibrated:
         modules[name].weight.mul_(layers[name].gain)
+
+
+def set_scalars(model: nn.Module, init: Init) -> None:
+    """Set the learnable scalars that an init scheme sets, such as those of `SkipInit`, in place."""
+    method = getattr(init.scheme, "set_scalars", None)
+    if callable(method):
+        method(model)
 
 
 def _moments(scheme: Scheme, weight: WeightShape) -> Moments | None:

@@ -25,6 +25,8 @@ HISTOGRAM_COLUMNS = ("layer", "layer_name", "quantity", "left", "right", "count"
 TENSOR_COLUMNS = ("image", "layer", "layer_name", "quantity", "shape", "index", "value")
 
 
+Tracer = Callable[[nn.Module, Tensor], tuple[list[LayerTrace], Tensor]]
+"""Function of a model and images that returns the recorded layers and the logits."""
 LayerQuantity = Callable[[LayerTrace], Tensor | float]
 """Quantity of a layer: a number for the probe set, or a tensor with one value per image."""
 
@@ -83,6 +85,7 @@ def measure(
     with_layer_sharpness: bool = False,
     tensors: tuple[TensorName, ...] = (),
     quantities: Mapping[str, LayerQuantity] = MappingProxyType({}),
+    tracer: Tracer = trace,
 ) -> ProbeTables:
     """Measure a network's layers, forward and backward, on a probe set.
 
@@ -112,8 +115,11 @@ def measure(
         Tensors to record element by element (`input_grad` needs `losses`).
     quantities
         Further quantities of a layer, by name.
+    tracer
+        Function that records the layers: `trace`, or a `GraphTracer`, which also records sums,
+        normalizations and activations that are functions.
     """
-    layers, logits = trace(model, images)
+    layers, logits = tracer(model, images)
     table = LayerTable(single_images)
     histograms = empty_columns(HISTOGRAM_COLUMNS)
 
@@ -146,6 +152,8 @@ def measure(
         table.add_for_set(WHOLE_NETWORK, "", "sharpness", value)
     if with_layer_sharpness and losses is not None and targets is not None:
         for number, layer in enumerate(layers, start=1):
+            if layer.module is None:
+                continue
             weight = {f"{layer.name}.weight"}
             value = sharpness(model, losses.mean, images, targets, parameters=weight)
             table.add_for_set(number, layer.name, "sharpness", value)
@@ -212,8 +220,9 @@ def _add_forward(table: LayerTable, number: int, layer: LayerTrace) -> None:
     table.add_per_image(number, name, "preact_m2", moments.second_moment(preactivation))
     table.add_per_image(number, name, "preact_var", moments.variance(preactivation))
     table.add_for_set(number, name, "input_correlation", moments.input_correlation(preactivation))
-    weight = layer.module.weight.detach()
-    table.add_for_set(number, name, "weight_m2", float(weight.double().square().mean()))
+    if layer.module is not None:
+        weight_m2 = moments.second_moment(layer.module.weight[None])
+        table.add_for_set(number, name, "weight_m2", float(weight_m2))
     if layer.activation is not None:
         table.add_per_image(number, name, "act_m2", moments.second_moment(layer.activation))
         table.add_per_image(
@@ -247,8 +256,9 @@ def _add_backward(
     table: LayerTable, number: int, layer: LayerTrace, gradient: Tensor, kind: str
 ) -> None:
     table.add_per_image(number, layer.name, f"{kind}_m2", moments.second_moment(gradient))
-    weight_m2 = moments.weight_gradient_m2(layer.module, layer.input, gradient)
-    table.add_per_image(number, layer.name, f"weight_{kind}_m2", weight_m2)
+    if layer.module is not None:
+        weight_m2 = moments.weight_gradient_m2(layer.module, layer.input, gradient)
+        table.add_per_image(number, layer.name, f"weight_{kind}_m2", weight_m2)
 
 
 def _backward(
@@ -294,9 +304,9 @@ def _layer_tensors(
     layer: LayerTrace, loss: Tensor | None, images: Sequence[int], names: Sequence[TensorName]
 ) -> Iterator[tuple[TensorName, int, Tensor]]:
     """Yield (name, image, tensor) for the requested tensors of a layer."""
-    if "weight" in names:
+    if "weight" in names and layer.module is not None:
         yield "weight", ALL_IMAGES, layer.module.weight
-    if "bias" in names and layer.module.bias is not None:
+    if "bias" in names and layer.module is not None and layer.module.bias is not None:
         yield "bias", ALL_IMAGES, layer.module.bias
     batches: dict[TensorName, Tensor | None] = {
         "input": layer.input,

@@ -43,15 +43,16 @@ NOT_ACTIVATIONS = (
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """Inputs and outputs of one weight layer on a batch.
+    """Inputs and outputs of one weight layer on a batch, or of a sum or normalization of a graph.
 
     `activation` is the output of the elementwise module (or maxout) that follows the layer,
     directly or after a normalization or scalar. It is None if no such module follows, as before a
     residual sum. A function called in `forward` is not a module, so hooks cannot record it.
+    `module` is None for an operation of a graph without weights (`fanin.probes.graph_trace`).
     """
 
     name: str
-    module: Layer
+    module: Layer | None
     input: Float[Tensor, "image ..."]
     preactivation: Float[Tensor, "image unit ..."]
     activation: Float[Tensor, "image unit ..."] | None = None

@@ -6,17 +6,22 @@ The constants are fitted to the CPU time of a few networks on one core of an AMD
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
-from fanin.inits.weight_shape import WeightShape, weight_layers
+from fanin.inits.weight_shape import WeightLayer, WeightShape, weight_layers
+from fanin.probes.trace import NORMALIZATIONS, LayerTrace, trace
 from fanin.progress import Phase
+from fanin.theory.field import couples_images
+from fanin.theory.finite_width.channel_laws import reason_against_samples, sampled_draws
 from fanin.theory.finite_width.limits import has_nonzero_mean, reason_against_first_order
-from fanin.theory.finite_width.simulate import affordable_draws
+from fanin.theory.finite_width.simulate import MAX_DRAWS, MAX_WORK, MIN_DRAWS, affordable_draws
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.moments import LayerMoments
-from fanin.theory.network import ParsedNetwork, parse_network
+from fanin.theory.network import ParsedNetwork, is_sequence, parse_network
 
 JOINT_PHASE = "correlations between images"
 SIMPLE_SECONDS = 0.02  # theories `he` and `mean_field`
@@ -26,11 +31,16 @@ JOINT_PAIR_SECONDS = 3.5e-7  # joint quantities, per pair of positions of all im
 JOINT_MEAN_SECONDS = 3.5e-6  # ... and for weights of non-zero mean
 FIRST_ORDER_SECONDS = 0.05  # first-order law of a convolutional network, per image and layer ...
 FIRST_ORDER_POSITION_SECONDS = 3.5e-4  # ... and in addition per position of all layers
+CHANNEL_SECONDS = 9e-8  # sampled channels, per draw, image, channel and position of a layer
 SIMULATED_SECONDS = 2e-10  # drawn networks, per draw, image and multiplication of a layer ...
 SIMULATED_LAYER_SECONDS = 1e-3  # ... and in addition per draw and layer
 DENSE_SECONDS = 0.03  # sampled networks of linear layers, per image and layer
 FLOPS = 1e10  # per second, of a forward and backward pass in float64
 DRAW_SECONDS = 0.02  # of a measured draw, per layer
+GRAPH_ROWS = 1.3  # sums and normalizations of a graph per weight layer, besides module norms
+GRAPH_POSITION_SECONDS = 5e-4  # theory `field` of a graph, per position of a tensor ...
+GRAPH_CUBE_SECONDS = 2.7e-9  # ... and per cube of its positions on the images that share a field
+GRAPH_DRAW_SECONDS = 7e-4  # drawn network of a graph, per weight layer
 
 
 def expected_phases(
@@ -66,6 +76,9 @@ def expected_phases(
     """
     layers = weight_layers(model)
     details = f"{_count(len(images), 'image')}, {_count(len(layers), 'layer')}"
+    if not is_sequence(model, tuple(images.shape[1:]), layer_kinds):
+        graph_details = f"{details}, {_count(draws, 'measured draw')}" if draws else details
+        return _graph_phases(model, images, theories), graph_details
     try:
         net = parse_network(model, tuple(images.shape[1:]), layer_kinds)
     except UnpredictableLayer:
@@ -78,14 +91,56 @@ def expected_phases(
     }
     phases = [Phase(f"theory {theory}", seconds.get(theory, 0.0)) for theory in theories]
     if joint:
-        pairs = sum((len(images) * stage.positions) ** 2 for stage in net.stages)
-        per_pair = JOINT_MEAN_SECONDS if _has_nonzero_mean(moments) else JOINT_PAIR_SECONDS
-        phases.append(Phase(JOINT_PHASE, per_pair * pairs))
+        phases.append(Phase(JOINT_PHASE, joint_seconds(net, moments, len(images))))
     if draws:
         per_draw = DRAW_SECONDS * len(layers) + 6 * len(images) * _work(model, net) / FLOPS
         phases.append(Phase("draw", draws * per_draw))
         details += f", {_count(draws, 'measured draw')}"
     return phases, details
+
+
+def joint_seconds(
+    net: ParsedNetwork, moments: Mapping[str, LayerMoments] | None, images: int
+) -> float:
+    """Return the expected time of the quantities that depend on several images."""
+    pairs = sum((images * stage.positions) ** 2 for stage in net.stages)
+    return pairs * (JOINT_MEAN_SECONDS if _has_nonzero_mean(moments) else JOINT_PAIR_SECONDS)
+
+
+def _graph_phases(model: nn.Module, images: Tensor, theories: Sequence[str]) -> list[Phase]:
+    """Return the phases of a graph, from the output sizes of its weight layers on one image."""
+    network = deepcopy(model).eval()
+    try:
+        with torch.no_grad():
+            layers, _ = trace(network, images[:1].to(next(network.parameters())))
+    except Exception:  # the user's code; recording the graph explains the error
+        return []
+    if not layers:
+        return []
+    positions = [layer.preactivation[0].numel() // _channels(layer) for layer in layers]
+    work = sum(
+        WeightShape.of(layer.module).fan_in * layer.preactivation[0].numel()
+        for layer in layers
+        if isinstance(layer.module, WeightLayer)
+    )
+    n = len(images)
+    n_norms = sum(isinstance(module, NORMALIZATIONS) for module in model.modules())
+    rows_per_layer = GRAPH_ROWS + n_norms / len(layers)
+    fields, size = (1, n) if couples_images(model) else (n, 1)
+    field = sum(
+        GRAPH_POSITION_SECONDS * size * p + GRAPH_CUBE_SECONDS * (size * p) ** 3 for p in positions
+    )
+    draws = max(MIN_DRAWS, min(MAX_DRAWS, int(MAX_WORK / (work * n))))
+    seconds = {
+        "field": fields * rows_per_layer * field,
+        "finite_width": draws
+        * (4 * n * SIMULATED_SECONDS * work + GRAPH_DRAW_SECONDS * len(layers)),
+    }
+    return [Phase(f"theory {name}", seconds[name]) for name in theories if name in seconds]
+
+
+def _channels(layer: LayerTrace) -> int:
+    return WeightShape.of(layer.module).out_features if isinstance(layer.module, WeightLayer) else 1
 
 
 def _field_seconds(
@@ -103,6 +158,9 @@ def _finite_width_seconds(
     if all(stage.positions == 1 for stage in net.stages):
         return images * DENSE_SECONDS * len(net.stages)
     if moments is not None and reason_against_first_order(model, net, moments) is not None:
+        if reason_against_samples(model, net, moments, images) is None:
+            units = sum(prod(stage.output_shape) for stage in net.stages)
+            return sampled_draws(model, net, images) * images * units * CHANNEL_SECONDS
         draws = affordable_draws(model, net, images)
         per_image = SIMULATED_SECONDS * _work(model, net)
         return draws * (images * per_image + SIMULATED_LAYER_SECONDS * len(net.stages))

@@ -12,12 +12,12 @@ from torch.func import functional_call
 Function = Callable[[Tensor], Tensor]
 
 
-def elementwise(module: nn.Module) -> Function | None:
+def elementwise(module: nn.Module, equal_nan: bool = False) -> Function | None:
     """Return the module as a float64 function if it acts elementwise, else None.
 
     The module is run on a random tensor and on the same values in another shape and order; it is
     elementwise if the outputs match. Activations from other libraries therefore need no
-    registration.
+    registration. With `equal_nan`, it may be undefined somewhere, such as a square root.
 
     Examples
     --------
@@ -31,7 +31,7 @@ def elementwise(module: nn.Module) -> Function | None:
         y: Tensor = functional_call(module, state, (x.clone(),))
         return y
 
-    return function if _ignores_order(function) else None
+    return function if _ignores_order(function, equal_nan) else None
 
 
 def copy_state(module: nn.Module, device: str) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ def vjp(
     return torch.autograd.grad(product, inputs, create_graph=create_graph, materialize_grads=True)
 
 
-def _ignores_order(function: Function) -> bool:
+def _ignores_order(function: Function, equal_nan: bool) -> bool:
     generator = torch.Generator().manual_seed(0)
     x = 3 * torch.randn(120, generator=generator, dtype=torch.float64)
     order = torch.randperm(len(x), generator=generator)
@@ -90,4 +90,5 @@ def _ignores_order(function: Function) -> bool:
     if y.shape != (6, 20) or y_of_shuffled.shape != (8, 15):
         return False
     # Vectorized and scalar code may round differently.
-    return torch.allclose(y_of_shuffled.flatten(), y.flatten()[order], rtol=1e-12, atol=1e-300)
+    first, second = y_of_shuffled.flatten(), y.flatten()[order]
+    return torch.allclose(first, second, rtol=1e-12, atol=1e-300, equal_nan=equal_nan)

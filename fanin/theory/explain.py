@@ -2,54 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from math import ceil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from rich.console import Group
 from torch import Tensor, nn
-from torch.nn.modules import pooling
 
 from fanin.errors import ConfigError
 from fanin.images import MAX_IMAGES
-from fanin.inits import Moments
+from fanin.inits import set_scalars
 from fanin.plots import create_axes, label_layers, plot_factors
+from fanin.probes.trace import trace
 from fanin.progress import show_progress
-from fanin.seeds import make_generator
 from fanin.statistics.draw_distribution import SHAPE, predicted_mean_log
 from fanin.text import to_html, to_text
 from fanin.theory.certificate.measured import measure_draws
 from fanin.theory.certificate.weights import InitLike, prepare_inputs, resolve_moments
 from fanin.theory.cost import expected_phases
+from fanin.theory.explanation_steps import STEP_THEORIES, STEPS, graph_steps, sequence_steps
 from fanin.theory.explanation_table import (
     AXIS_LABELS,
     NEGLIGIBLE,
     render_explanation,
 )
+from fanin.theory.graph.network import parse_graph
 from fanin.theory.layer_kind import LayerKind
-from fanin.theory.layers import AVERAGE_POOL, MAX_POOL
-from fanin.theory.moments import LayerMoments
-from fanin.theory.network import describe_layer, parse_network
-from fanin.theory.predict import predict_moments
+from fanin.theory.network import describe_layer, is_sequence, parse_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STEPS = (
-    *("activation", "weight mean", "biases", "stride", "real data", "padding", "pooling"),
-    *("width", "rest"),
-)
-STEP_THEORIES = (
-    *(("he", "he"), ("activation", "mean_field"), ("weight mean", "mean_field")),
-    *(("biases", "mean_field"), ("stride", "field"), ("real data", "field")),
-    *(("padding", "field"), ("pooling", "field"), ("width", "finite_width")),
-)
 FORWARD, BACKWARD = "preact_m2", "vjp_m2"
 
 
@@ -178,6 +164,11 @@ def explain(
 
     The product of all factors is exactly measured / He.
 
+    In a network with branches, He's prediction is that of theory `field` with He's gain in place of
+    each activation, for images without structure. Theory `field` also predicts the next steps, and
+    drawn networks the step `width`. Poolings that are written as a mean over positions belong to
+    the step `real data`.
+
     Parameters
     ----------
     model, images, init, layer_kinds, max_images, quiet
@@ -215,10 +206,15 @@ def explain(
         raise ConfigError(f"draws={draws}: must be 1 or more")
     net, inputs, _, _ = prepare_inputs("explain", model, images, max_images=max_images, quiet=quiet)
     weights = resolve_moments(net, init)
+    if weights.init is not None:
+        set_scalars(net, weights.init)
     theories = [theory for _, theory in STEP_THEORIES]
     phases, details = expected_phases(
         net, inputs, theories, moments=weights.moments, layer_kinds=layer_kinds
     )
+    network = None
+    if not is_sequence(net, tuple(inputs.shape[1:]), layer_kinds):
+        network = parse_graph(net, weights.moments, inputs)
     if measured is None:
         draw_phases, details = expected_phases(
             net, inputs, (), draws=draws, layer_kinds=layer_kinds
@@ -226,10 +222,13 @@ def explain(
         phases = [*draw_phases, *phases]
     with show_progress("explain", phases, details=details, quiet=quiet):
         if measured is None:
-            measured = measure_draws(net, inputs, weights, draws, seed)
-        predicted, predicted_se, width_method = _log_predictions(
-            net, weights.moments, inputs, seed, layer_kinds
-        )
+            tracer = trace if network is None else network.tracer
+            measured = measure_draws(net, inputs, weights, draws, seed, tracer=tracer)
+        if network is None:
+            frames = sequence_steps(net, weights.moments, inputs, seed, layer_kinds)
+        else:
+            frames = graph_steps(network, seed)
+        predicted, predicted_se, width_method = _log_predictions(frames)
     ends, factors = [], []
     for quantity in (FORWARD, BACKWARD):
         names = list(predicted[quantity].index)
@@ -250,41 +249,21 @@ def explain(
             )
         )
     factor_table, end_table = (pd.concat(t, ignore_index=True) for t in (factors, ends))
-    stages = parse_network(net, tuple(inputs.shape[1:]), layer_kinds).stages
-    modules = {stage.name: describe_layer(net, stage) for stage in stages}
+    if network is None:
+        stages = parse_network(net, tuple(inputs.shape[1:]), layer_kinds).stages
+        modules = {stage.name: describe_layer(net, stage) for stage in stages}
+    else:
+        modules = {row.name: row.describe(net) for row in network.rows}
     return Explanation(factor_table, end_table, n, width_method, modules)
 
 
 def _log_predictions(
-    net: nn.Module,
-    moments: Mapping[str, LayerMoments],
-    images: Tensor,
-    seed: int,
-    layer_kinds: Sequence[LayerKind],
+    frames: Iterable[tuple[str, pd.DataFrame]],
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame], str]:
-    """Return log predictions and standard errors [layer, step] by quantity, and the last method.
-
-    The first column is `he`.
-    """
-    zero_mean, no_bias = without_means(moments), without_biases(moments)
-    subsampled = use_subsampling(net)
-    structureless = remove_structure(images, moments, seed)
-    variants: Sequence[tuple[nn.Module, Mapping[str, LayerMoments], Tensor]] = (
-        (net, moments, images),
-        (net, without_biases(zero_mean), images),
-        (net, no_bias, images),
-        (net, moments, images),
-        (use_circular_padding(subsampled), moments, structureless),
-        (use_circular_padding(subsampled), moments, images),
-        (subsampled, moments, images),
-        (net, moments, images),
-        (net, moments, images),
-    )
+    """Return log predictions and standard errors [layer, step] by quantity, and the last method."""
     logs: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
     errors: dict[str, dict[str, pd.Series]] = {FORWARD: {}, BACKWARD: {}}
-    for (step, theory), variant in zip(STEP_THEORIES, variants, strict=True):
-        network, variant_moments, inputs = variant
-        frame = predict_moments(network, variant_moments, inputs, (theory,), seed, layer_kinds)
+    for step, frame in frames:
         for quantity in logs:
             rows = frame[(frame.image == -1) & (frame.quantity == quantity)]
             rows = rows.set_index("layer_name")
@@ -330,98 +309,3 @@ def _factors(quantity: str, logs: pd.DataFrame, errors: pd.DataFrame) -> pd.Data
             "layer_factor": np.exp(layer_steps.to_numpy()).ravel(),
         }
     )
-
-
-POOLINGS = (*MAX_POOL.modules, *AVERAGE_POOL.modules)
-
-
-def without_means(moments: Mapping[str, LayerMoments]) -> dict[str, LayerMoments]:
-    """Set the mean of the weights to 0 and keep their variance."""
-    return {
-        name: replace(layer, weight=Moments(0.0, layer.weight.var))
-        for name, layer in moments.items()
-    }
-
-
-def without_biases(moments: Mapping[str, LayerMoments]) -> dict[str, LayerMoments]:
-    """Set the biases to 0."""
-    return {name: replace(layer, bias=Moments(0.0, 0.0)) for name, layer in moments.items()}
-
-
-def remove_structure(
-    images: Float[Tensor, "image ..."], moments: Mapping[str, LayerMoments], seed: int = 0
-) -> Float[Tensor, "image ..."]:
-    """Return images without spatial structure and with the same mean square.
-
-    If all weights have mean 0, all pixels of an image get the same value. Otherwise the pixels are
-    shuffled, which also keeps their mean.
-    """
-    pixels = images.flatten(1)
-    if all(not torch.as_tensor(layer.weight.mean).any() for layer in moments.values()):
-        level = pixels.square().mean(1, keepdim=True).sqrt()
-        return level.expand_as(pixels).reshape(images.shape).contiguous()
-    stream = make_generator("shuffled pixels", seed)
-    order = torch.stack([torch.randperm(pixels.shape[1], generator=stream) for _ in pixels])
-    return pixels.gather(1, order).reshape(images.shape)
-
-
-def use_circular_padding(model: nn.Module) -> nn.Module:
-    """Return a copy whose convolutions use circular padding instead of zero padding."""
-    copy = deepcopy(model)
-    for module in copy.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.padding_mode == "zeros":
-            module.padding_mode = "circular"
-    return copy
-
-
-def use_subsampling(model: nn.Module) -> nn.Module:
-    """Return a copy that replaces pooling by the middle element of each window."""
-    copy = deepcopy(model)
-    _replace_pooling(copy)
-    return copy
-
-
-class Subsample(nn.AvgPool2d):
-    """Pooling layer that returns the middle element of each window.
-
-    Examples
-    --------
-    >>> middle = Subsample(nn.MaxPool2d(3, stride=2))
-    >>> middle(torch.arange(25.0).reshape(1, 1, 5, 5)).flatten().tolist()
-    [6.0, 8.0, 16.0, 18.0]
-    """
-
-    def __init__(self, pool: nn.Module) -> None:
-        super().__init__(1)
-        self.pool = pool
-
-    def forward(self, x: Float[Tensor, "image channel *position"]) -> Tensor:
-        out = self.pool(x.detach())
-        out = out[0] if isinstance(out, tuple) else out
-        for axis, size in enumerate(out.shape[2:], start=2):
-            middles = self._middles(axis - 2, x.shape[axis], size)
-            x = x.index_select(axis, torch.tensor(middles, device=x.device))
-        return x
-
-    def _middles(self, axis: int, inputs: int, outputs: int) -> list[int]:
-        if isinstance(self.pool, pooling._AdaptiveAvgPoolNd | pooling._AdaptiveMaxPoolNd):
-            starts = [i * inputs // outputs for i in range(outputs)]
-            stops = [ceil((i + 1) * inputs / outputs) for i in range(outputs)]
-            return [(start + stop - 1) // 2 for start, stop in zip(starts, stops, strict=True)]
-        size = _axis_option(self.pool.kernel_size, axis)
-        padding = _axis_option(self.pool.padding, axis)
-        stride = _axis_option(self.pool.stride, axis)
-        reach = (size - 1) * _axis_option(getattr(self.pool, "dilation", 1), axis)
-        return [min(max(i * stride - padding + reach // 2, 0), inputs - 1) for i in range(outputs)]
-
-
-def _axis_option(option: object, axis: int) -> int:
-    return int(option[axis]) if isinstance(option, tuple) else int(str(option))
-
-
-def _replace_pooling(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, POOLINGS):
-            setattr(module, name, Subsample(child))
-        else:
-            _replace_pooling(child)

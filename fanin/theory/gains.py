@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field, propagate_field
+from fanin.theory.graph.gains import find_branch_ends, forward_gains, scale_norms
+from fanin.theory.graph.network import parse_graph
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.moments import LayerMoments
+from fanin.theory.network import is_sequence
 
 Direction = Literal["forward", "backward", "both"]
 MAX_ITERATIONS = 30
@@ -40,6 +43,9 @@ def find_gains(
     change no cotangent, so this layer gets its forward gain. `both`: the geometric mean of the two
     gains, similar to the compromise of Glorot & Bengio (2010) between eqs 10 and 11.
 
+    In a graph, the last weight layers of the n residual branches have E[y^2] = `target` / n, so
+    that all branches together add `target` to the second moment of the stream.
+
     Parameters
     ----------
     model, moments, images, layer_kinds
@@ -47,7 +53,7 @@ def find_gains(
     target
         E[y^2] that every layer has with forward gains.
     direction
-        `forward`, `backward` or `both`.
+        `forward`, `backward` or `both`; for a graph only `forward`.
     seed
         Seed of the theory's own sampling.
 
@@ -59,7 +65,17 @@ def find_gains(
     if direction not in ("forward", "backward", "both"):
         raise ValueError(f"direction={direction}: expected forward, backward or both")
 
+    on_graph = not is_sequence(model, tuple(images.shape[1:]), layer_kinds)
+    if on_graph and direction != "forward":
+        raise UnpredictableLayer(
+            "",
+            f"gains of direction={direction} need an nn.Sequential of supported layers;"
+            " use direction=forward",
+        )
+
     def solve() -> dict[str, float]:
+        if on_graph:
+            return _graph_forward(model, moments, images, target, seed)
         forward = _forward(model, moments, images, target, seed, layer_kinds)
         if direction == "forward":
             return forward
@@ -85,9 +101,45 @@ def scale_moments(
     9.0
     """
     return {
-        name: replace(layer, weight=layer.weight.scaled(gains[name]))
+        name: replace(layer, weight=layer.weight.scaled(gains.get(name, 1.0)))
         for name, layer in moments.items()
     }
+
+
+def scale_branch_norms(
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Float[Tensor, "image ..."],
+    target: float,
+) -> dict[str, float]:
+    """Set the scales of the normalizations that end residual branches, in place.
+
+    The branches then add `target` to the second moment of the stream together. Returns the scales
+    by module path; empty for a sequence of modules.
+    """
+    if is_sequence(model, tuple(images.shape[1:])):
+        return {}
+    ends = find_branch_ends(parse_graph(model, moments, images).plan)
+    if not ends.norms:
+        return {}
+    return scale_norms(model, ends.norms, (target / ends.n_branches) ** 0.5)
+
+
+def _graph_forward(
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Tensor,
+    target: float,
+    seed: int,
+) -> dict[str, float]:
+    """Return gains with which all branches together add `target` to the residual stream."""
+    network = parse_graph(model, moments, images)
+    ends = find_branch_ends(network.plan)
+    targets = {
+        stage.name: target / ends.n_branches if stage.name in ends.weights else target
+        for stage in network.stages
+    }
+    return forward_gains(network, targets, seed, _solve_gain)
 
 
 def _forward(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -143,6 +144,33 @@ def parse_network(
     return ParsedNetwork(named(modules[: splits[0]]), tuple(stages))
 
 
+def has_flat_weights(
+    model: nn.Module, image_shape: tuple[int, ...], layer_kinds: Sequence[LayerKind] = ()
+) -> bool:
+    """Return True if all weight layers are elements of a sequence, so that theory `he` applies."""
+    try:
+        parse_network(model, image_shape, layer_kinds)
+    except UnpredictableLayer:
+        return bool(layer_kinds)
+    return True
+
+
+def is_sequence(
+    model: nn.Module, image_shape: tuple[int, ...], layer_kinds: Sequence[LayerKind] = ()
+) -> bool:
+    """Return True if theory `field` has a rule for each module of a sequence.
+
+    Other models are read as a graph (`fanin.theory.graph`), unless the user adds layer kinds.
+    """
+    try:
+        for stage in parse_network(model, image_shape, layer_kinds).stages:
+            for layer in stage.after:
+                layer.field()
+    except UnpredictableLayer:
+        return bool(layer_kinds)
+    return True
+
+
 def describe_module(module: nn.Module) -> str:
     """Return the type and sizes of a linear or convolution layer.
 
@@ -163,7 +191,16 @@ def describe_module(module: nn.Module) -> str:
     return f"{type(module).__name__}({', '.join(sizes)})"
 
 
-def describe_layer(model: nn.Module, stage: Stage) -> tuple[str, str, str]:
+class SizedLayer(Protocol):
+    """Path and output shape of a weight layer."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def output_shape(self) -> tuple[int, ...]: ...
+
+
+def describe_layer(model: nn.Module, stage: SizedLayer) -> tuple[str, str, str]:
     """Return type, output shape and number of parameters of a layer, as text.
 
     Examples

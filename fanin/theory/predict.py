@@ -14,10 +14,12 @@ from fanin.progress import set_phase
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field
 from fanin.theory.finite_width import predict_finite_width
+from fanin.theory.graph.network import GRAPH_THEORIES, parse_graph, predict_on_graph
 from fanin.theory.he import predict_he
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
 from fanin.theory.moments import LayerMoments
+from fanin.theory.network import SizedLayer, has_flat_weights, is_sequence, parse_network
 from fanin.theory.prediction import MEAN_OVER_IMAGES, Prediction
 
 THEORIES = ("he", "mean_field", "field", "finite_width")
@@ -33,6 +35,7 @@ def predict_moments(
     layer_kinds: Sequence[LayerKind] = (),
     individual: Sequence[int] | None = None,
     mean: bool = True,
+    graphs: bool = True,
 ) -> pd.DataFrame:
     """Predict the moments of every layer with one or more theories.
 
@@ -41,7 +44,7 @@ def predict_moments(
     Parameters
     ----------
     model
-        A sequence of modules. Its weights are not read.
+        A sequence of modules, or any module (`applicable_theories`). Its weights are not read.
     moments
         Weight and bias moments of each weight layer, by module path.
     images
@@ -58,6 +61,8 @@ def predict_moments(
     mean
         Predict the mean over images as well. Its spread needs the joint field of several images,
         which takes several times as long as one image.
+    graphs
+        Read a model that is not a sequence of modules as a graph.
 
     Returns
     -------
@@ -81,16 +86,72 @@ def predict_moments(
     options = (None if individual is None else tuple(individual), mean)
     cache_key = (model, moments, images, seed, tuple(layer_kinds), *options)
     for theory in theories:
-        compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, *options)
+        on_graph = graphs and reads_graph(model, tuple(images.shape[1:]), (theory,), layer_kinds)
+        if on_graph:
+            compute = partial(_predict_on_graph, theory, model, moments, images, seed)
+        else:
+            compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, *options)
         name = f"theory {theory}"
         set_phase(name)
         try:
-            frames.append(memoized(name, compute, *cache_key))
+            frames.append(memoized(name, compute, on_graph, *cache_key))
         except UnpredictableLayer as error:
             error.theory = theory
             raise
     frame = pd.concat(frames, ignore_index=True)
     return frame if mean else frame[frame["image"] != MEAN_OVER_IMAGES].reset_index(drop=True)
+
+
+def applicable_theories(
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    theories: Sequence[str],
+    layer_kinds: Sequence[LayerKind] = (),
+) -> tuple[str, ...]:
+    """Return the theories that may predict a model: graphs have no `he` and no `mean_field`.
+
+    If none can, return all of them, so that `predict_moments` raises the reason.
+    """
+    if has_flat_weights(model, image_shape, layer_kinds):
+        return tuple(theories)
+    return tuple(theory for theory in theories if theory in GRAPH_THEORIES) or tuple(theories)
+
+
+def reads_graph(
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    theories: Sequence[str],
+    layer_kinds: Sequence[LayerKind] = (),
+) -> bool:
+    """Return True if some of the theories read a model as a graph.
+
+    Theory `field` does so if a layer of a sequence has no rule, such as group normalization. Theory
+    `finite_width` then draws the network as a sequence.
+    """
+    if "field" in theories and not is_sequence(model, image_shape, layer_kinds):
+        return True
+    return "finite_width" in theories and not has_flat_weights(model, image_shape, layer_kinds)
+
+
+def _predict_on_graph(
+    theory: str,
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Tensor,
+    seed: int,
+) -> pd.DataFrame:
+    """Predict a graph; the error for a sequence of modules is that of the sequence."""
+    try:
+        return predict_on_graph(theory, model, moments, images, seed)
+    except UnpredictableLayer as error:
+        try:
+            net = parse_network(model, tuple(images.shape[1:]))
+        except UnpredictableLayer:
+            raise error from None
+        for stage in net.stages:
+            for layer in stage.after:
+                layer.field()
+        raise
 
 
 def _predict(
@@ -132,3 +193,16 @@ def _predict(
                 mean=mean,
             )
     return prediction.to_frame()
+
+
+def weight_stages(
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Float[Tensor, "image ..."],
+    layer_kinds: Sequence[LayerKind] = (),
+) -> Sequence[SizedLayer]:
+    """Return name and output shape of every weight layer, in forward order."""
+    shape = tuple(images.shape[1:])
+    if is_sequence(model, shape, layer_kinds):
+        return parse_network(model, shape, layer_kinds).stages
+    return parse_graph(model, moments, images).stages

@@ -17,7 +17,16 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from fanin.images import MAX_IMAGES
-from fanin.inits import HeNormal, Init, Moments, Scheme, WeightShape, to_init, weight_layers
+from fanin.inits import (
+    HeNormal,
+    Init,
+    Moments,
+    Scheme,
+    WeightShape,
+    set_scalars,
+    to_init,
+    weight_layers,
+)
 from fanin.inits.init import LayerInit
 from fanin.progress import show_progress
 from fanin.text import Fitted, shorten_path, to_html, to_text
@@ -30,11 +39,11 @@ from fanin.theory.certificate.weights import (
     resolve_moments,
 )
 from fanin.theory.cost import expected_phases
-from fanin.theory.gains import Direction, find_gains, scale_moments
+from fanin.theory.gains import Direction, find_gains, scale_branch_norms, scale_moments
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
-from fanin.theory.network import describe_layer, parse_network
-from fanin.theory.predict import predict_moments
+from fanin.theory.network import describe_layer
+from fanin.theory.predict import predict_moments, weight_stages
 
 DIGITS = 6
 TABLE_VARIANTS = ((24, True), (24, False), (12, False))  # width of the path, sizes of the module
@@ -54,6 +63,8 @@ class Prescription:
         Moments of the weights with these gains, by layer name.
     direction, target
         Arguments of `prescribe`.
+    branch_scales
+        Scales (`weight`) of the normalizations that end residual branches, by module path.
     """
 
     gains: Mapping[str, float]
@@ -62,13 +73,14 @@ class Prescription:
     direction: Direction
     target: float
     _inputs: tuple[nn.Module, Tensor, tuple[LayerKind, ...]] = field(repr=False, compare=False)
+    branch_scales: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return to_text(self.__rich__())
 
     def __rich__(self) -> Fitted:
         model, images, layer_kinds = self._inputs
-        stages = parse_network(model, tuple(images.shape[1:]), layer_kinds).stages
+        stages = weight_stages(model, self.moments, images, layer_kinds)
         tables = []
         for path_width, has_sizes in TABLE_VARIANTS:
             table = Table(
@@ -116,7 +128,11 @@ class Prescription:
     def torch_code(self) -> str:
         """PyTorch code that draws Gaussian weights with the prescribed moments."""
         rows = [f"    {name!r}: {_mean_and_std(self.moments[name])}," for name in self.gains]
-        return _CODE.format(rows="\n".join(rows))
+        code = _CODE.format(rows="\n".join(rows))
+        if self.branch_scales:
+            scales = {name: float(f"{x:.{DIGITS}g}") for name, x in self.branch_scales.items()}
+            code += _NORM_CODE.format(scales=scales)
+        return code
 
     def check(self, draws: int = 16, seed: int = 0) -> pd.DataFrame:
         """Measure new draws of the network with the prescribed gains.
@@ -175,11 +191,13 @@ def prescribe(
     Parameters
     ----------
     model
-        An `nn.Sequential`. Its weights are neither read nor changed.
+        Any module that `certify` predicts. Its weights are neither read nor changed.
     images
         A few preprocessed inputs, as the network receives them: a tensor or numpy array.
     target
-        E[y^2] that the pre-activations of every layer have with forward gains.
+        E[y^2] that the pre-activations of every layer have with forward gains. In a network of n
+        residual branches, the last layer of each branch has `target` / n instead. If a
+        normalization ends the branch, its scale is part of the prescription (`branch_scales`).
     init
         Init whose weights the gains multiply: a name, a scheme or an `Init`.
     direction
@@ -214,10 +232,12 @@ def prescribe(
         "prescribe", model, images, max_images=max_images, quiet=quiet
     )
     moments = resolve_moments(net, base).moments
+    set_scalars(net, base)
     phases, details = expected_phases(
         net, inputs, ("field",), moments=moments, layer_kinds=layer_kinds
     )
     with show_progress("prescribe", phases, details=details, quiet=quiet):
+        scales = {} if layer_kinds else scale_branch_norms(net, moments, inputs, target)
         gains = find_gains(net, moments, inputs, target, direction, seed, layer_kinds)
     return Prescription(
         gains=gains,
@@ -226,6 +246,7 @@ def prescribe(
         direction=direction,
         target=target,
         _inputs=(net, inputs, tuple(layer_kinds)),
+        branch_scales=scales,
     )
 
 
@@ -264,6 +285,10 @@ def init_weights(model):
         layer.weight.normal_(mean, std)
         if layer.bias is not None:
             layer.bias.normal_(bias_mean, bias_std)
+"""
+_NORM_CODE = """\
+    for name, scale in {scales}.items():  # normalizations at the end of residual branches
+        model.get_submodule(name).weight.fill_(scale)
 """
 
 
@@ -316,4 +341,4 @@ class Certified:
         inputs = images[: self.images].to("cpu", torch.float64)
         gains = find_gains(cpu_copy(model), moments, inputs, self.target, self.direction)
         for name in layers:
-            modules[name].weight.mul_(gains[name])
+            modules[name].weight.mul_(gains.get(name, 1.0))  # 1: the model does not use the layer

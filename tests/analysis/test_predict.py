@@ -205,15 +205,48 @@ def test_invalid_arguments_exit_with_status_2(
     assert len(error.splitlines()) <= 2
 
 
-@pytest.mark.parametrize("init", ["init=he_normal", "init=fixup"])
+RESNET = ("model=resnet", "model.depth=8", "model.width=4", "data.side=8", "images=2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "n_rows"),
+    [
+        (("model.norm=none", "init=he_normal"), 11),
+        (("model.norm=none", "model.scalars=fixup", "init=fixup"), 11),
+        (("model.norm=batch", "model.version=v2", "model.shortcut=B"), 20),
+    ],
+)
+def test_a_residual_model_has_a_row_for_each_layer_sum_and_norm(
+    run_predict: Predict, overrides: tuple[str, ...], n_rows: int
+) -> None:
+    layers = _layers(run_predict(*SMALL, *RESNET, *overrides, "theories=[field]", "format=json"))
+    assert [layer["layer"] for layer in layers] == list(range(1, n_rows + 1))
+    names = [layer["layer_name"] for layer in layers]
+    assert {"conv1", "block1.branch.conv1", "block1.add", "fc1"} <= set(names)
+    assert all(set(layer["field"]) >= {"preact_m2", "vjp_m2"} for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("images=1", "theories=[he,mean_field]"),
+            "no prediction for layer block1: ResidualBlock is not",
+        ),
+        (("data.side=28", "images=6"), "no prediction for layer input: it has 4704 positions on"),
+    ],
+)
 def test_a_residual_model_is_refused_in_one_line(
-    run_predict: Predict, capsys: pytest.CaptureFixture[str], init: str
+    run_predict: Predict,
+    capsys: pytest.CaptureFixture[str],
+    overrides: tuple[str, ...],
+    message: str,
 ) -> None:
     with pytest.raises(SystemExit):
-        run_predict("model=resnet", "model.depth=8", "model.norm=none", init)
-    error = capsys.readouterr().err
-    assert error.startswith("no prediction for layer block1: ResidualBlock is not supported")
-    assert len(error.splitlines()) == 1
+        run_predict(*SMALL[:2], "probe.size=8", *RESNET[:-2], *overrides)
+    *progress, error = capsys.readouterr().err.splitlines()
+    assert error.startswith(message)
+    assert all(line.startswith("certify: ") for line in progress)
 
 
 def test_a_custom_scheme_without_moments_is_refused(

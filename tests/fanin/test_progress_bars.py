@@ -112,13 +112,14 @@ def test_the_expected_time_grows_with_images_and_draws():
     assert seconds(2, 0) < seconds(8, 0) < seconds(8, 16)
 
 
-def test_a_simulated_network_has_an_expected_time_that_grows_with_its_work():
-    """Weights of non-zero mean have no first-order law, so networks are drawn and run."""
+def test_networks_without_a_first_order_law_have_an_expected_time_that_grows_with_their_work():
+    """With weights of non-zero mean, channels are sampled; with 4 channels, networks are drawn."""
 
-    def seconds(side: int, scheme) -> float:
+    def seconds(side: int, scheme, channels: int = 32) -> float:
         net = nn.Sequential(
-            *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)),
-            *(nn.ReLU(), nn.Flatten(), nn.Linear(32 * side**2, 10)),
+            *(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(channels * side**2, 10)),
         )
         phases, _ = cost.expected_phases(
             *(net, torch.zeros(2, 1, side, side), ("finite_width",)),
@@ -127,6 +128,8 @@ def test_a_simulated_network_has_an_expected_time_that_grows_with_its_work():
         return phases[0].seconds
 
     assert 0 < seconds(8, Uniform(0, 1)) < seconds(16, Uniform(0, 1))
+    assert 0 < seconds(8, Uniform(0, 1), channels=4) < seconds(16, Uniform(0, 1), channels=4)
+    assert seconds(8, Uniform(0, 1), channels=4) != seconds(8, Uniform(0, 1), channels=8)
     assert seconds(8, HeNormal()) != seconds(8, Uniform(0, 1))
 
 

@@ -81,7 +81,10 @@ def read_states(folder: SweepFolder) -> dict[str, CellState]:
 
 
 def _state(row: Mapping[str, Any]) -> CellState:
-    metrics = (row.get(key) for key in METRICS)
+    metrics: dict[str, Any] = {
+        key: None if (value := row.get(key)) is None or math.isnan(value) else value
+        for key in METRICS
+    }
     step = row.get("outcome_step")
     return CellState(
         row["outcome"],
@@ -89,7 +92,7 @@ def _state(row: Mapping[str, Any]) -> CellState:
         row.get("seconds", NAN),
         row.get("outcome_reason"),
         None if step is None or math.isnan(step) else int(step),
-        *(None if value is None or math.isnan(value) else value for value in metrics),
+        **metrics,
     )
 
 

@@ -7,7 +7,8 @@ layer is unhealthy, for use in tests.
 from fanin.theory.certificate.certificate import Certificate
 from fanin.theory.certificate.certify import assert_healthy, certify
 from fanin.theory.certificate.judge import Limits, judge
-from fanin.theory.certificate.record import LayerCertificate, OutputCertificate, PredictedValue
+from fanin.theory.certificate.predicted_value import PredictedValue
+from fanin.theory.certificate.record import LayerCertificate, OutputCertificate
 from fanin.theory.certificate.render import print_certificate
 from fanin.theory.certificate.verdicts import UnhealthyInit, Verdict
 

@@ -13,7 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from fanin.inits.weight_shape import WeightShape
 from fanin.progress import set_phase
-from fanin.theory.certificate.record import LayerCertificate, LayerDepthScales, PredictedValue
+from fanin.theory.certificate.predicted_value import PredictedValue
+from fanin.theory.certificate.record import LayerCertificate, LayerDepthScales
 from fanin.theory.certificate.segments import Segment
 from fanin.theory.certificate.weights import (
     WeightMoments,
@@ -34,15 +35,18 @@ from fanin.theory.predict import THEORIES
 Predictions = Mapping[str, Mapping[str, PredictedValue]]
 
 
-def finest_predictions(frame: pd.DataFrame) -> Predictions:
-    """Return the mean over images by layer and quantity, from the last theory that predicts it."""
+def finest_predictions(frame: pd.DataFrame, *, keeps_field: bool = False) -> Predictions:
+    """Return the mean over images by layer and quantity, from the last theory that predicts it.
+
+    With `keeps_field`, drawn networks only give the spread of a value of theory `field`.
+    """
     rows = frame[frame.image == -1]
     # The `preact_mean` of `field` is exact; that of `finite_width` is a mean over samples.
     rows = rows[~((rows.quantity == "preact_mean") & (rows.theory == "finite_width"))]
     order = rows.theory.map({theory: index for index, theory in enumerate(THEORIES)})
     predictions: dict[str, dict[str, PredictedValue]] = {}
     for row in rows.iloc[order.argsort(kind="stable")].itertuples():
-        predictions.setdefault(row.layer_name, {})[row.quantity] = PredictedValue(
+        value = PredictedValue(
             float(row.value),
             float(row.log_sd),
             float(row.sampling_se),
@@ -51,6 +55,11 @@ def finest_predictions(frame: pd.DataFrame) -> Predictions:
             float(row.zero_probability),
             float(row.log_skew),
         )
+        quantities = predictions.setdefault(row.layer_name, {})
+        lower = quantities.get(row.quantity)
+        if keeps_field and lower is not None and value.method == "simulated":
+            value = replace(lower, spread=value)
+        quantities[row.quantity] = value
     return predictions
 
 
@@ -131,10 +140,11 @@ def make_records(
 
 
 def update_records(
-    layers: Sequence[LayerCertificate], frame: pd.DataFrame
+    layers: Sequence[LayerCertificate], frame: pd.DataFrame, *, keeps_field: bool = False
 ) -> tuple[LayerCertificate, ...]:
     """Return the records with the predictions of an extended frame."""
-    predicted, theories = finest_predictions(frame), values_by_theory(frame)
+    predicted = finest_predictions(frame, keeps_field=keeps_field)
+    theories = values_by_theory(frame)
     return tuple(
         replace(layer, predicted=predicted[layer.name], theories=theories[layer.name])
         for layer in layers
@@ -175,8 +185,9 @@ def overflow_by_dtype(
         return {}
     value = m2.value
     log_m2 = nan if value < 0 else -inf if value == 0 else log(value) if isfinite(value) else value
-    log_sd, log_skew = (x if isfinite(x) else 0.0 for x in (m2.log_sd, m2.log_skew))
-    not_zero = 1 - m2.zero_probability if m2.zero_probability < 1 else 1.0
+    draws = m2.distribution
+    log_sd, log_skew = (x if isfinite(x) else 0.0 for x in (draws.log_sd, draws.log_skew))
+    not_zero = 1 - draws.zero_probability if draws.zero_probability < 1 else 1.0
     share = variance_share(predicted, positions)
     arguments = log_m2 - log(not_zero), units * positions * images
     return {

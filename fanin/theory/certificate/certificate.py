@@ -26,6 +26,7 @@ from fanin.theory.certificate.render import render
 from fanin.theory.certificate.verdicts import Verdict
 from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.field import Sampling, propagate_field
+from fanin.theory.graph.network import parse_graph
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 
@@ -64,6 +65,7 @@ class CertificateInputs:
     seed: int
     layer_kinds: tuple[LayerKind, ...] = ()
     n_given: int = 0  # number of images before subsampling
+    is_graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Certificate:
     Attributes
     ----------
     layers
-        A record per weight layer, in forward order.
+        A record per weight layer, in forward order; of a graph also per sum and normalization.
     output
         Predictions for the logits.
     frame
@@ -98,6 +100,8 @@ class Certificate:
         ""; empty unless requested.
     loss
         Name of the loss.
+    notes
+        What is not predicted, in sentences.
     """
 
     layers: tuple[LayerCertificate, ...]
@@ -111,6 +115,7 @@ class Certificate:
     unpredicted: Mapping[str, str] = field(default_factory=dict)
     sharpness: Mapping[str, float] = field(default_factory=dict)
     loss: str = "cross_entropy"
+    notes: tuple[str, ...] = ()
 
     def layer(self, name: str) -> LayerCertificate:
         """Return the record of one layer.
@@ -138,6 +143,9 @@ class Certificate:
         """
         self.layer(name)
         inputs = self.inputs
+        if inputs.is_graph:
+            network = parse_graph(inputs.model, inputs.weights.moments, inputs.images)
+            return MomentMaps(*network.maps(name, inputs.seed))
         return _layer_maps(
             *(inputs.model, inputs.weights.moments, inputs.images, name),
             *(inputs.seed, inputs.layer_kinds),
@@ -193,6 +201,7 @@ class Certificate:
             "overflows_at": dict(self.overflows_at),
             "unpredicted": dict(self.unpredicted),
             "loss": self.loss,
+            "notes": list(self.notes),
             "sharpness": dict(self.sharpness),
             "input_findings": [asdict(finding) for finding in self.input_findings],
             "verdicts": [verdict.as_dict() for verdict in self.verdicts],

@@ -12,16 +12,12 @@ from torch import Tensor, nn
 
 from fanin.errors import ConfigError
 from fanin.images import MAX_IMAGES
+from fanin.inits import set_scalars
 from fanin.losses import Objective
 from fanin.progress import show_progress
-from fanin.theory.certificate.assemble import (
-    make_records,
-    number_layers,
-    overflows_at,
-    update_records,
-)
+from fanin.theory.certificate.assemble import overflows_at, update_records
 from fanin.theory.certificate.certificate import Certificate, CertificateInputs
-from fanin.theory.certificate.joint import joint_rows, predicts_joint
+from fanin.theory.certificate.joint import predicts_joint
 from fanin.theory.certificate.judge import Limits, judge
 from fanin.theory.certificate.measured import (
     measure_draws,
@@ -34,7 +30,7 @@ from fanin.theory.certificate.output import (
     output_certificate,
     resolve_objective,
 )
-from fanin.theory.certificate.segments import predict_segments
+from fanin.theory.certificate.reading import predict_network
 from fanin.theory.certificate.verdicts import UnhealthyInit
 from fanin.theory.certificate.weights import InitLike, prepare_inputs, resolve_moments
 from fanin.theory.cost import expected_phases
@@ -64,8 +60,9 @@ def certify(
     Parameters
     ----------
     model
-        An `nn.Sequential`, nested or not, in the mode in which it will be used (dropout is active
-        in training mode). The model is not modified.
+        Any module that returns logits, in the mode in which it will be used (dropout is active in
+        training mode). A model that is no `nn.Sequential` of supported layers is read as a graph,
+        with residual sums, concatenations and functions. The model is not modified.
     images
         A few preprocessed inputs, as the network receives them: a floating-point tensor or numpy
         array. If there are more than `max_images`, evenly spaced ones are used.
@@ -87,11 +84,12 @@ def certify(
         Number of draws to measure for comparison. If `init` is None, the model itself is the only
         draw.
     restart
-        If a layer has no formula, continue after it from measured activations instead of raising.
+        If a layer of an `nn.Sequential` has no formula, continue after it from measured activations
+        instead of raising.
     joint
         Also predict the quantities that depend on several images (correlation between inputs,
         fraction of dead units). None predicts them if the number of images times the output
-        positions of the largest layer is at most 1,024.
+        positions of the largest layer is at most 1,024 and the expected time at most 10 s.
     sharpness
         Also measure the largest Hessian eigenvalue of one draw. Requires `labels`.
     layer_kinds
@@ -104,12 +102,14 @@ def certify(
     Returns
     -------
     Certificate
-        A record per weight layer. Use `print_certificate` to print it as a table.
+        A record per weight layer, and for a graph also per sum and normalization. Use
+        `print_certificate` to print it as a table.
 
     Raises
     ------
     UnpredictableLayer
-        A theory has no formula for a layer. The message names the layer.
+        A theory has no formula for a layer. The message names the layer and, for a graph, the line
+        of its code.
     InputError
         The images or the model are invalid, for example an (images, labels) batch or a model on the
         meta device.
@@ -129,26 +129,32 @@ def certify(
         "certify", model, images, labels, max_images=max_images, quiet=quiet
     )
     weights = resolve_moments(net, init)
+    if weights.init is not None:
+        set_scalars(net, weights.init)
     phases, details = expected_phases(
         *(net, inputs, theories),
         moments=weights.moments,
-        joint="field" in theories and predicts_joint(net, inputs, joint, layer_kinds),
+        joint="field" in theories
+        and predicts_joint(net, inputs, weights.moments, joint, layer_kinds),
         draws=measure,
         layer_kinds=layer_kinds,
     )
     with show_progress("certify", phases, details=details, quiet=quiet):
-        segments = predict_segments(net, weights, inputs, theories, seed, restart, layer_kinds)
-        joint_frame = pd.DataFrame()
-        if "field" in theories:
-            joint_frame = joint_rows(segments, weights, seed, joint)
-        frame = number_layers(net, segments, joint_frame)
-        draws = measure_draws(net, inputs, weights, measure, seed, labels, loss)
-        layers = make_records(net, segments, frame, weights, summarize_draws(draws))
+        network = predict_network(
+            *(net, weights, inputs, theories, seed),
+            restart=restart,
+            joint=joint,
+            layer_kinds=layer_kinds,
+        )
+        draws = measure_draws(
+            *(net, inputs, weights, measure, seed, labels, loss), tracer=network.tracer
+        )
+        layers = network.make_records(summarize_draws(draws))
         objective = resolve_objective(loss, layers[-1].channels)
         output = output_certificate(layers[-1], objective)
-        gradients = gradient_rows(frame, layers[-1], output.gradient_m2)
-        frame = pd.concat([frame, gradients], ignore_index=True)
-        layers = update_records(layers, frame)
+        gradients = gradient_rows(network.frame, layers[-1], output.gradient_m2)
+        frame = pd.concat([network.frame, gradients], ignore_index=True)
+        layers = update_records(layers, frame, keeps_field=network.is_graph)
         curvature: dict[str, float] = {}
         if sharpness:
             if labels is None:
@@ -163,11 +169,14 @@ def certify(
             theories=tuple(theories),
             moments=weights.source,
             overflows_at=overflows_at(layers),
-            inputs=CertificateInputs(*(net, inputs, weights, seed, tuple(layer_kinds), n_given)),
+            inputs=CertificateInputs(
+                *(net, inputs, weights, seed, tuple(layer_kinds), n_given, network.is_graph)
+            ),
             draws=draws,
             sharpness=curvature,
             loss=loss_and_head(objective)[0].name,
-            unpredicted={s.restarted_at: s.reason for s in segments if s.restarted_at is not None},
+            unpredicted=network.unpredicted,
+            notes=network.notes,
         )
 
 

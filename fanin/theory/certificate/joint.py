@@ -21,7 +21,7 @@ from fanin.theory.certificate.weights import (
     decode_name,
     encode_name,
 )
-from fanin.theory.cost import JOINT_PHASE
+from fanin.theory.cost import JOINT_PHASE, joint_seconds
 from fanin.theory.field import FieldLayer, Sampling, propagate_field
 from fanin.theory.field.sampling import factor
 from fanin.theory.field.state import select_fields
@@ -29,7 +29,8 @@ from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.moments import LayerMoments
 from fanin.theory.network import parse_network
 
-MAX_CHEAP_POINTS = 1024  # images times positions; takes 1 to 2 seconds for a few layers
+MAX_CHEAP_POINTS = 1024  # images times positions
+MAX_CHEAP_SECONDS = 10.0  # expected time
 REPEATS = 2
 MIN_SAMPLES, MAX_SAMPLES = 2**12, 2**14  # samples of a layer's field
 MAX_SAMPLE_SIZE = 2**22  # numbers in all samples of a layer
@@ -108,7 +109,7 @@ def joint_rows(
     moments = {encode_name(name): layer for name, layer in weights.moments.items()}
     for segment in segments:
         net = build_sequential(segment.parts)
-        if not predicts_joint(net, segment.inputs[0], joint, segment.layer_kinds):
+        if not predicts_joint(net, segment.inputs[0], moments, joint, segment.layer_kinds):
             continue
         set_phase(JOINT_PHASE)
         joints = [
@@ -140,20 +141,24 @@ def joint_rows(
 def predicts_joint(
     model: nn.Module,
     images: Float[Tensor, "image ..."],
+    moments: Mapping[str, LayerMoments],
     joint: bool | None,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> bool:
     """Return the option `joint` of `certify`, with None replaced by True if the cost is small.
 
-    It is if no layer has more than `MAX_CHEAP_POINTS` points for all images together.
+    It is if no layer has more than `MAX_CHEAP_POINTS` points for all images together, and the
+    expected time is at most `MAX_CHEAP_SECONDS`.
     """
     if joint is not None:
         return joint
     try:
-        stages = parse_network(model, tuple(images.shape[1:]), layer_kinds).stages
+        net = parse_network(model, tuple(images.shape[1:]), layer_kinds)
     except UnpredictableLayer:
         return False
-    return len(images) * max(stage.positions for stage in stages) <= MAX_CHEAP_POINTS
+    points = len(images) * max(stage.positions for stage in net.stages)
+    seconds = joint_seconds(net, moments, len(images))
+    return points <= MAX_CHEAP_POINTS and seconds <= MAX_CHEAP_SECONDS
 
 
 def _correlation(layer: FieldLayer, images: int) -> float:

@@ -14,10 +14,13 @@ from fanin.theory.certificate.remedies import (
     Remedy,
     find_cause,
     format_times,
+    is_graph,
     reinitialize,
     replace_nonfinite,
     rescale,
+    scale_branches,
     scale_images,
+    with_input_activation,
 )
 from fanin.theory.certificate.verdicts import Problem, Verdict
 
@@ -130,7 +133,7 @@ def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ver
     for layer in layers[1:]:
         ratio = _ratio(layer.q, first.q)
         problem = _problem(ratio, limits)
-        if problem is None:
+        if problem is None or _is_small_branch(layer, problem):
             continue
         shrinks = problem == "vanishing"
         change = f"{'shrinks' if shrinks else 'grows'} {_times(ratio)} times"
@@ -152,16 +155,17 @@ def _backward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
     # The reference is the last hidden layer, because a small output layer is often intended, and a
     # global average pooling before it only distributes the cotangent over positions.
     hidden = layers[:-1]
-    if not hidden or not hidden[-1].backward_norm_m2 > 0:
+    on_all_paths = [layer for layer in hidden if not layer.in_branch]
+    if not on_all_paths or not on_all_paths[-1].backward_norm_m2 > 0:
         return
-    last = hidden[-1]
+    last = on_all_paths[-1]
     # Gains of both directions would not fix the network if a user applied them together.
     signal_is_healthy = all(_problem(_ratio(x.q, layers[0].q), limits) is None for x in layers)
     gains = _backward_gains(hidden) if signal_is_healthy else _forward_gains(layers)
-    for layer in hidden[:-1]:
+    for layer in hidden:
         ratio = _ratio(layer.backward_norm_m2, last.backward_norm_m2)
         problem = _problem(ratio, limits)
-        if problem is None:
+        if layer is last or problem is None or _is_small_branch(layer, problem):
             continue
         shrinks = problem == "vanishing"
         change = f"{'shrink' if shrinks else 'grow'} {_times(ratio)} times"
@@ -211,10 +215,17 @@ def _remedy_and_cause(
 ) -> tuple[Remedy, str]:
     """Return a remedy and its cause: new weights if a cause is known, gains if none is known."""
     cause = find_cause(layers, too_small=too_small)
-    small_slopes = {layer.activation for layer in layers[:-1]} & SMALL_SLOPE
+    small_slopes = {activation for activation, _ in with_input_activation(layers)} & SMALL_SLOPE
     if small_slopes and too_small and not cause:
         cause = f"the slope of {min(small_slopes)} is at most 1/4"
+    if is_graph(layers) and not cause:
+        return scale_branches(), cause
     return (reinitialize(layers) if cause or not gains else rescale(gains)), cause
+
+
+def _is_small_branch(layer: LayerCertificate, problem: Problem) -> bool:
+    """Return True for a vanishing tensor that other paths go around, as in a zero-init branch."""
+    return layer.in_branch and problem == "vanishing"
 
 
 def _overflow(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Verdict]:

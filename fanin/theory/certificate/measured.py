@@ -11,9 +11,10 @@ from torch.func import functional_call
 from fanin.errors import ConfigError
 from fanin.inits import weight_layers
 from fanin.losses import Objective
-from fanin.probes.measure import LossFunctions, measure
+from fanin.probes.measure import LossFunctions, Tracer, measure
 from fanin.probes.moments import random_cotangent
 from fanin.probes.sharpness import sharpness
+from fanin.probes.trace import trace
 from fanin.progress import set_phase
 from fanin.seeds import make_generator
 from fanin.theory.certificate.output import resolve_objective
@@ -30,8 +31,11 @@ def measure_draws(
     seed: int = 0,
     labels: Shaped[Tensor, " image"] | None = None,
     loss: str | Objective = "cross_entropy",
+    tracer: Tracer = trace,
 ) -> pd.DataFrame:
     """Measure new draws of a network's weights, in float64.
+
+    A `GraphTracer` of the model also measures sums and normalizations.
 
     Returns
     -------
@@ -65,6 +69,7 @@ def measure_draws(
                 single_images=tuple(range(len(images))),
                 targets=labels,
                 losses=losses,
+                tracer=tracer,
             )
         frames.append(pd.DataFrame(measured.layers).assign(draw=number)[list(COLUMNS)])
     return pd.concat(frames[1:] or frames, ignore_index=True)

@@ -43,7 +43,7 @@ def _layers_by_method(layers: Sequence[LayerCertificate]) -> dict[str, list[str]
     names: dict[str, list[str]] = {}
     for layer in layers:
         if layer.interval is not None:
-            names.setdefault(layer.method, []).append(layer.name)
+            names.setdefault(layer.interval_method, []).append(layer.name)
     return names
 
 
@@ -54,8 +54,8 @@ def zero_notes(layers: Sequence[LayerCertificate]) -> list[str]:
         names: dict[str, list[str]] = {}
         for layer in layers:
             prediction = layer.predicted.get(quantity)
-            if prediction is not None and 0 < prediction.zero_probability < 1:
-                share = f"{100 * prediction.zero_probability:.2g} %"
+            if prediction is not None and 0 < prediction.distribution.zero_probability < 1:
+                share = f"{100 * prediction.distribution.zero_probability:.2g} %"
                 names.setdefault(share, []).append(str(layer.layer))
         parts = [
             f"exactly 0 in {share} of draws (layer{'s' * (len(at) > 1)} {', '.join(at)})"

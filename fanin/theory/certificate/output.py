@@ -73,7 +73,7 @@ def output_certificate(last: LayerCertificate, objective: Objective) -> OutputCe
     The gradient is NaN for a custom loss.
     """
     n = last.channels
-    logit_var, m2 = _logit_variance(last), last.predicted["preact_m2"]
+    logit_var, m2 = _logit_variance(last), last.predicted["preact_m2"].distribution
     zero_probability = m2.zero_probability if isfinite(m2.zero_probability) else 0.0
     log_skew = m2.log_skew if isfinite(m2.log_skew) else 0.0
     if not isfinite(logit_var):

@@ -4,75 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, inf, isfinite, log, nan
+from math import isfinite, nan
 from typing import Any
 
-from fanin.statistics.draw_distribution import LEVELS, log_interval, predicted_mean_log
-
-MAX_LOG = 700.0  # of the bounds of an interval; exp(710) overflows
-
-
-@dataclass(frozen=True)
-class PredictedValue:
-    """Prediction of one quantity, averaged over the images.
-
-    Attributes
-    ----------
-    value
-        Expectation over draws of the weights.
-    log_sd
-        Standard deviation of the logarithm of one draw's value, if it is not 0; NaN if no theory
-        predicts it.
-    sampling_se
-        Standard error of `value` caused by the theory's own sampling.
-    theory
-        Name of the theory.
-    method
-        How the number was computed: a name from `fanin.theory.prediction.METHODS`.
-    zero_probability
-        Probability that one draw's value is exactly 0; NaN if no theory predicts it.
-    log_skew
-        Skewness of the logarithm of one draw's value, if it is not 0; 0 if the value is log-normal,
-        NaN if no theory predicts it.
-    """
-
-    value: float
-    log_sd: float
-    sampling_se: float
-    theory: str
-    method: str
-    zero_probability: float = 0.0
-    log_skew: float = 0.0
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % interval of one draw's value; None if `log_sd` is unknown.
-
-        The logarithm of one draw's value has a normal or log-gamma distribution (see
-        `fanin.statistics.draw_distribution`), so the median is below the mean (Hanin & Nica 2020).
-        If the value is exactly 0 in at least 2.5 % of the draws, the lower bound is 0.
-
-        Examples
-        --------
-        >>> low, high = PredictedValue(2.0, 0.5, 0.0, "finite_width", "first_order").interval
-        >>> round(low, 3), round(high, 3)
-        (0.662, 4.703)
-        >>> PredictedValue(2.0, 0.5, 0.0, "finite_width", "simulated", 0.3).interval[0]
-        0.0
-        """
-        p = self.zero_probability if isfinite(self.zero_probability) else 0.0
-        if p >= LEVELS[1]:
-            return 0.0, 0.0
-        if not isfinite(self.log_sd) or not 0 < self.value < inf:
-            return None
-        log_skew = self.log_skew if isfinite(self.log_skew) else 0.0
-        # Includes the theory's own sampling error, which is normal and has no third cumulant.
-        sd = (self.log_sd**2 + (self.sampling_se / self.value) ** 2) ** 0.5
-        skew = log_skew * (self.log_sd / sd) ** 3 if sd else 0.0
-        mean_log = predicted_mean_log(log(self.value), self.log_sd, p, log_skew)
-        bounds = log_interval(mean_log, sd, p, skew)
-        low, high = (exp(min(float(bound), MAX_LOG)) for bound in bounds)
-        return low, high
+from fanin.theory.certificate.predicted_value import PredictedValue
 
 
 @dataclass(frozen=True)
@@ -110,7 +45,9 @@ class LayerDepthScales:
 
 @dataclass(frozen=True)
 class LayerCertificate:
-    """Predictions for one weight layer. Quantities that no requested theory predicts are NaN.
+    """Predictions for one weight layer, or sum or normalization of a graph.
+
+    Quantities that no requested theory predicts are NaN.
 
     Attributes
     ----------
@@ -119,7 +56,8 @@ class LayerCertificate:
     name
         Module path.
     fan_in, outputs_per_input
-        Number of inputs per output, and of outputs per input, inside one group.
+        Number of inputs per output, and of outputs per input, inside one group; 0 for a sum or
+        normalization of a graph.
     channels
         Number of output channels, or of units of a linear layer.
     positions
@@ -156,6 +94,12 @@ class LayerCertificate:
         Type of the activation after the layer, such as `ReLU`; "" if there is none.
     bias_m2
         E[b^2] of the biases; 0 without biases.
+    input_activation
+        Type of the activation before a weight layer of a graph, "" if there is none, `images` for
+        the network's input. None for a sequence of modules: the activation of the layer before.
+    in_branch
+        True if another path from the images to the output avoids this tensor, as in a residual
+        branch.
     """
 
     layer: int
@@ -179,6 +123,8 @@ class LayerCertificate:
     parameters: int = 0
     activation: str = ""
     bias_m2: float = 0.0
+    input_activation: str | None = None
+    in_branch: bool = False
 
     def __repr__(self) -> str:
         return f"LayerCertificate({self.description}, E[y^2]={self.q:.3g})"
@@ -235,9 +181,15 @@ class LayerCertificate:
 
     @property
     def method(self) -> str:
-        """Method of the predicted second moment and its interval; "" if not predicted."""
+        """Method of the predicted second moment; "" if not predicted."""
         prediction = self.predicted.get("preact_m2")
         return "" if prediction is None else prediction.method
+
+    @property
+    def interval_method(self) -> str:
+        """Method of the interval of the second moment; "" if not predicted."""
+        prediction = self.predicted.get("preact_m2")
+        return "" if prediction is None else prediction.distribution.method
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -257,6 +209,11 @@ class LayerCertificate:
                 "method": prediction.method,
                 "zero_probability": prediction.zero_probability,
                 "log_skew": prediction.log_skew,
+                **(
+                    {}
+                    if prediction.spread is None
+                    else {"interval_method": prediction.spread.method}
+                ),
             }
             for quantity, prediction in self.predicted.items()
         }

@@ -84,13 +84,13 @@ def find_cause(layers: Sequence[LayerCertificate], *, too_small: bool) -> str:
         more = f" and of {_count(len(shifted) - 1, 'other layer')}" if shifted[1:] else ""
         return f"the weights of {shifted[0].label}{more} have a non-zero mean"
     excess: list[tuple[float, LayerCertificate, str]] = []
-    for before, layer in pairwise(layers):
-        recommended = _recommended_variance(before.activation)
+    for activation, layer in with_input_activation(layers):
+        recommended = _recommended_variance(activation)
         variance = layer.depth.sigma_w2 if layer.depth else nan
         if recommended and variance > 0 and layer.has_zero_mean_weights:
             ratio = recommended / variance if too_small else variance / recommended
             if ratio > TOLERANCE and isfinite(ratio):
-                excess.append((ratio, layer, before.activation))
+                excess.append((ratio, layer, activation))
     if not excess:
         return ""
     ratio, layer, activation = max(excess, key=lambda entry: entry[0])
@@ -100,6 +100,21 @@ def find_cause(layers: Sequence[LayerCertificate], *, too_small: bool) -> str:
         f" {'small' if too_small else 'large'}"
         f"{f' for {activation}' if activation else ''}{more}"
     )
+
+
+def with_input_activation(
+    layers: Sequence[LayerCertificate],
+) -> list[tuple[str, LayerCertificate]]:
+    """Return the weight layers after the first, each with the activation before it."""
+    if is_graph(layers):
+        weighted = [layer for layer in layers if layer.fan_in]
+        return [(layer.input_activation or "", layer) for layer in weighted[1:]]
+    return [(before.activation, layer) for before, layer in pairwise(layers)]
+
+
+def is_graph(layers: Sequence[LayerCertificate]) -> bool:
+    """Return True if the records are those of a graph, whose order is not a sequence."""
+    return any(layer.input_activation is not None for layer in layers)
 
 
 def reinitialize(layers: Sequence[LayerCertificate], *, zero_biases: bool = False) -> Remedy:
@@ -113,7 +128,7 @@ def reinitialize(layers: Sequence[LayerCertificate], *, zero_biases: bool = Fals
         True to set the biases to 0 also if they are small (`LARGE_BIAS`).
     """
     zero_biases = zero_biases or any(layer.bias_m2 > LARGE_BIAS for layer in layers)
-    activations = Counter(layer.activation for layer in layers[:-1])
+    activations = Counter(activation for activation, _ in with_input_activation(layers))
     activation = activations.most_common(1)[0][0] if activations else ""
     scheme: HeNormal | XavierNormal = XavierNormal()
     replaced = ""
@@ -152,6 +167,16 @@ def rescale(gains: dict[str, float]) -> Remedy:
         "    model.get_submodule(name).weight.data.mul_(gain)",
         "init=certified",
         partial(_multiply, gains=gains),
+    )
+
+
+def scale_branches() -> Remedy:
+    """Return the remedy for a graph whose weights have the recommended variances."""
+    return Remedy(
+        "scale the residual branches (the inits fixup and skipinit start them near 0), add"
+        " normalization, or use the gains that prescribe computes",
+        "print(fanin.prescribe(model, images).torch_code)",
+        "init=fixup model.scalars=fixup",
     )
 
 

@@ -28,10 +28,10 @@ from fanin.theory.certificate.notes import (
     method_notes,
     zero_notes,
 )
+from fanin.theory.certificate.predicted_value import PredictedValue
 from fanin.theory.certificate.record import (
     LayerCertificate,
     OutputCertificate,
-    PredictedValue,
     relative_units,
 )
 from fanin.theory.certificate.verbose import render_details
@@ -80,6 +80,8 @@ class PrintableCertificate(Protocol):
     def sharpness(self) -> Mapping[str, float]: ...
     @property
     def loss(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
     @property
     def inputs(self) -> PrintableInputs: ...
 
@@ -271,7 +273,7 @@ def _interval(predicted: PredictedValue | None, factor: float, is_mixed: bool) -
     low, high = (number((bound * factor) ** 0.5, 2) for bound in predicted.interval)
     if low == high:  # the gradient at the logits, which is fixed
         return ""
-    mark = SIMULATED_MARK if is_mixed and predicted.method == "simulated" else ""
+    mark = SIMULATED_MARK if is_mixed and predicted.distribution.method == "simulated" else ""
     return f"{low}–{high}{mark}"
 
 
@@ -306,7 +308,7 @@ def _notes(certificate: PrintableCertificate) -> list[str]:
     used, n_given = len(certificate.inputs.images), certificate.inputs.n_given
     if used < n_given:
         lines.append(f"All numbers are for {used} of the {n_given} images, evenly spaced.")
-    lines += [*method_notes(layers), *zero_notes(layers)]
+    lines += [*method_notes(layers), *zero_notes(layers), *certificate.notes]
     for name, reason in certificate.unpredicted.items():
         lines.append(f'* predicted from measured activations of "{name}": {reason}')
     for dtype, overflowing in certificate.overflows_at.items():

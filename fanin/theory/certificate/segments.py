@@ -86,7 +86,9 @@ def predict_segments(
         pd.DataFrame(), tuple(flattened(model)), (images,), layer_kinds=tuple(layer_kinds)
     )
     if not (restart and isinstance(model, nn.Sequential)):
-        frame = predict_moments(model, weights.moments, images, theories, seed, layer_kinds)
+        frame = predict_moments(
+            *(model, weights.moments, images, theories, seed, layer_kinds), graphs=False
+        )
         return [replace(whole, frame=frame.assign(basis=THEORY))]
     predictor = _SegmentPredictor(model, weights, images, tuple(theories), seed)
     return predictor.predict(whole, is_end=True)
@@ -128,7 +130,9 @@ class _SegmentPredictor:
         moments = {encode_name(name): layer for name, layer in self.weights.moments.items()}
         frame = _average_over_draws(
             [
-                predict_moments(net, moments, x, self.theories, self.seed, part.layer_kinds)
+                predict_moments(
+                    *(net, moments, x, self.theories, self.seed, part.layer_kinds), graphs=False
+                )
                 for x in part.inputs
             ]
         )

@@ -21,11 +21,16 @@ MAX_POINTS = 4096  # a covariance of this many points takes 128 MB, and about fi
 class FieldTooLarge(UnpredictableLayer):
     """A field has too many points to compute its covariances."""
 
-    def __init__(self, name: str, points: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        points: int,
+        advice: str = "use fewer or smaller images, or theory `mean_field`",
+    ) -> None:
         super().__init__(
             name,
             f"it has {points} positions on the jointly predicted images, and theory `field`"
-            f" supports at most {MAX_POINTS}; use fewer or smaller images, or theory `mean_field`",
+            f" supports at most {MAX_POINTS}; {advice}",
         )
 
 

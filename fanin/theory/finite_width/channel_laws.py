@@ -76,6 +76,11 @@ def reason_against_samples(
     return None
 
 
+def sampled_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int:
+    """Return the number of sampled draws."""
+    return min(MAX_DRAWS, DRAWS_PER_SIMULATED * affordable_draws(model, net, n_images))
+
+
 def laws_by_channels(
     model: nn.Module,
     net: ParsedNetwork,
@@ -101,7 +106,7 @@ def laws_by_channels(
             return None
         if reason_against_samples(model, net, moments, 1) is not None:
             return None
-    draws = min(MAX_DRAWS, DRAWS_PER_SIMULATED * affordable_draws(model, net, len(images)))
+    draws = sampled_draws(model, net, len(images))
     laws = []
     for part in parts:
         try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch.nn.modules.conv import _ConvNd
 from fanin.inits import DeltaOrthogonal, Moments, Orthogonal, weight_layers
 from fanin.inits.weight_shape import WeightLayer, WeightShape
 from fanin.models.layers import SeededDropout
+from fanin.probes.measure import Tracer
 from fanin.probes.moments import random_cotangent
 from fanin.probes.trace import LayerTrace, trace
 from fanin.progress import set_part
@@ -31,7 +33,6 @@ from fanin.seeds import make_generator
 from fanin.theory.elementwise import vjp
 from fanin.theory.finite_width.fit import fit_distribution
 from fanin.theory.moments import LayerMoments, moments_of
-from fanin.theory.network import ParsedNetwork
 from fanin.theory.prediction import DrawDistribution
 
 MIN_DRAWS = 64  # the spread of the draws then has an error of 9 %
@@ -48,7 +49,23 @@ FLOAT32_RANGE = (1e-30, 1e30)
 SIGNED_QUANTITIES = ("preact_mean",)
 
 
-def affordable_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int:
+class WeightStage(Protocol):
+    """A weight layer: its path, and the number of output positions per channel."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def positions(self) -> int: ...
+
+
+class WeightStages(Protocol):
+    """A network that lists its weight layers, such as a `ParsedNetwork`."""
+
+    @property
+    def stages(self) -> Sequence[WeightStage]: ...
+
+
+def affordable_draws(model: nn.Module, net: WeightStages, n_images: int) -> int:
     """Return the number of draws that `MAX_WORK` allows, at least 64 and at most 1,024.
 
     Examples
@@ -68,12 +85,13 @@ def affordable_draws(model: nn.Module, net: ParsedNetwork, n_images: int) -> int
 
 def simulate_networks(
     model: nn.Module,
-    net: ParsedNetwork,
+    net: WeightStages,
     moments: Mapping[str, LayerMoments],
     images: Float[Tensor, "image channel *position"],
     *,
     draws: int | None = None,
     seed: int = 0,
+    tracer: Tracer = trace,
 ) -> DrawMoments:
     """Draw networks and measure their moments on some images.
 
@@ -92,6 +110,9 @@ def simulate_networks(
     draws
         Number of networks. None draws 64 and continues until the standard error of every mean
         log-moment is at most `TARGET_LOG_SE` or `affordable_draws` is reached.
+    tracer
+        Function that records the layers of a network. A graph (`GraphTracer`) is recorded in
+        float64, so its networks are never computed in float32.
 
     Returns
     -------
@@ -110,10 +131,10 @@ def simulate_networks(
         torch.manual_seed(stream.initial_seed())
         _initialize(network, moments, stream)
         _set_dropout_masks(network, len(images), dtype, stream)
-        return _measure(network, images.to(dtype), stream)
+        return _measure(network, images.to(dtype), stream, tracer)
 
     batches: list[DrawMoments] = []
-    use_float32 = max_draws > FLOAT32_TESTS
+    use_float32 = max_draws > FLOAT32_TESTS and tracer is trace
     with torch.random.fork_rng([]):  # torch.nn.Dropout uses the global generator
         for draw in range(max_draws):
             if draws is None and draw and draw % MIN_DRAWS == 0 and _is_precise(batches):
@@ -208,9 +229,11 @@ def _set_dropout_masks(
             module.mask = (uniform >= module.p).to(dtype) / (1 - module.p)
 
 
-def _measure(network: nn.Module, images: Tensor, stream: torch.Generator) -> DrawMoments:
+def _measure(
+    network: nn.Module, images: Tensor, stream: torch.Generator, tracer: Tracer = trace
+) -> DrawMoments:
     with torch.enable_grad():
-        layers, logits = trace(network, images)
+        layers, logits = tracer(network, images)
         preacts = [layer.preactivation for layer in layers]
         u = random_cotangent(len(images), logits.flatten(1).shape[1], stream).reshape(logits.shape)
         cotangents = vjp(logits, preacts, u.to(logits.dtype))
@@ -224,10 +247,15 @@ def _measure(network: nn.Module, images: Tensor, stream: torch.Generator) -> Dra
 
 
 def _weight_gradient(layer: LayerTrace, cotangent: Tensor) -> Float[Tensor, " image"]:
-    """Compute the mean square over the weights of each image's own gradient."""
+    """Compute the mean square over the weights of each image's own gradient; 1 without weights."""
     module, x = layer.module, layer.input.detach()
-    if not isinstance(module, _ConvNd):
+    if module is None:
+        return x.new_ones(len(x))
+    if not isinstance(module, _ConvNd) and x.ndim == 2:
         return cotangent.square().mean(1) * x.square().mean(1)
+    if not isinstance(module, _ConvNd):
+        products = torch.einsum("npo,npi->noi", cotangent.flatten(1, -2), x.flatten(1, -2))
+        return products.square().mean((1, 2))
     # Padded here, because the backward pass of a convolution pads with zeros only.
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     x = F.pad(x, module._reversed_padding_repeated_twice, mode=mode)

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fanin.graph import Graph, Node
+from fanin.inits.weight_shape import UNIFORM_KURTOSIS
+from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.elementwise import Function, copy_state, elementwise
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.plan import MAX_POINTS, FieldTooLarge
+from fanin.theory.field.state import LayerWeights
 from fanin.theory.field.weights import layer_weights
+from fanin.theory.graph.depthwise import Depthwise
 from fanin.theory.graph.elementary import ChannelRule
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.operations import Operation, PerChannel, Weights
@@ -37,6 +41,8 @@ class Builder:
         Moments of each weight layer.
     images
         Images that share one field.
+    assumptions
+        Operations to replace.
 
     Attributes
     ----------
@@ -44,8 +50,8 @@ class Builder:
         The steps so far.
     layouts
         Layout of each step's output.
-    sample_multiple
-        The number of samples must be a multiple of it.
+    known
+        Numbers of the steps that no random weights affect.
     """
 
     def __init__(
@@ -54,8 +60,10 @@ class Builder:
         model: nn.Module,
         moments: Mapping[str, LayerMoments],
         images: Float[Tensor, "image channel *position"],
+        assumptions: Assumptions = NO_ASSUMPTIONS,
     ) -> None:
         self.graph, self.moments = graph, moments
+        self.assumptions = assumptions
         self.modules = dict(model.named_modules())
         self.n_images = len(images)
         self.steps: list[Step] = []
@@ -66,8 +74,8 @@ class Builder:
             for node, value in graph.run(images)
             if not node.depends_on_images and isinstance(value, Tensor)
         }
-        self.sample_multiple = 2
-        self._used: set[str] = set()
+        self.known: set[int] = set()
+        self._used: dict[int, Node] = {}
 
     # --- reading nodes --------------------------------------------------------------------------
 
@@ -129,10 +137,21 @@ class Builder:
         points = self.n_images * layout.n_positions
         name = step_name(node)
         if points > MAX_POINTS:
-            raise FieldTooLarge(name, points)
+            raise FieldTooLarge(name, points, self._size_advice(layout))
+        if operation is None or (self.known.issuperset(inputs) and not _is_random(operation)):
+            self.known.add(len(self.steps))
         self.steps.append(Step(name, operation, tuple(inputs)))
         self.layouts.append(layout)
         return len(self.steps) - 1
+
+    def _size_advice(self, layout: Layout) -> str:
+        affordable = MAX_POINTS // layout.n_positions
+        if not affordable:
+            return "use smaller images"
+        return (
+            f"batch normalization couples the images, so use at most {affordable} of them"
+            f" (max_images={affordable}; in a sweep probe.size={affordable}), or smaller ones"
+        )
 
     def add_rule(self, node: Node, rule: ChannelRule, layout: Layout | None = None) -> None:
         """Add a step that treats each channel of a node's first input alone."""
@@ -169,9 +188,20 @@ class Builder:
                 "its weights have a mean other than 0, which is supported only in a sequence of"
                 " modules",
             )
-        axis = layout.channel_axis
-        out = Layout(weights.out_channels, taps.positions, axis)
-        self.add(node, Weights(WeightLayer(name, taps, weights)), [source], out)
+        out = Layout(weights.out_channels, taps.positions, layout.channel_axis)
+        operation: Operation = Weights(WeightLayer(name, taps, weights))
+        if weights.group_in_channels == 1 and source not in self.known:
+            operation = self._depthwise(node, name, taps, weights)
+        self.add(node, operation, [source], out)
+
+    def _depthwise(self, node: Node, name: str, taps: Taps, weights: LayerWeights) -> Depthwise:
+        if weights.out_channels != weights.groups:
+            raise self.refuse(node, "it computes several channels from one, which is not supported")
+        if weights.kurtosis not in (0, UNIFORM_KURTOSIS):
+            raise self.refuse(
+                node, "a depthwise convolution needs weights of a normal or uniform distribution"
+            )
+        return Depthwise(name, taps, weights)
 
     def _weight_module(self, node: Node) -> tuple[str, nn.Module]:
         name = node.path
@@ -182,19 +212,46 @@ class Builder:
         module = self.modules.get(name)
         if name not in self.moments or module is None:
             raise self.refuse(node, "its weight is not that of a linear or convolution layer")
-        if name in self._used:
+        if node.kind != "module" and not _calls_as(node, module):
+            raise self.refuse(
+                node, f"it uses the weight of layer {name} with another bias, stride or padding"
+            )
+        first = self._used.setdefault(id(module.weight), node)
+        if first is not node:
             raise self.refuse(
                 node,
-                f"the weights of layer {name} are used twice; theory needs independent weights in"
-                " each layer",
+                f"the weights of layer {step_name(first)} are used twice; theory needs independent"
+                " weights in each layer",
             )
-        self._used.add(name)
         return name, module
 
     def refuse(self, node: Node, reason: str) -> UnpredictableLayer:
         """Return the error for a node that theory cannot predict."""
         line = f" ({node.line})" if node.line else ""
         return UnpredictableLayer(step_name(node), reason + line)
+
+
+def _calls_as(node: Node, module: nn.Module) -> bool:
+    """Return True if a function is called with the bias and the options of a module."""
+    arguments = node.arguments
+    bias = arguments["bias"]
+    if (bias.target if isinstance(bias, Node) else bias) is not module.bias:
+        return False
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return True
+    n = len(module.kernel_size)
+    options = ("stride", "padding", "dilation", "groups")
+    return module.padding_mode == "zeros" and all(
+        _as_tuple(arguments[name], n) == _as_tuple(getattr(module, name), n) for name in options
+    )
+
+
+def _as_tuple(value: Any, n: int) -> tuple[Any, ...]:
+    return (value,) * n if isinstance(value, int | str) else tuple(value)
+
+
+def _is_random(operation: Operation) -> bool:
+    return isinstance(operation, Weights | Depthwise)
 
 
 def step_name(node: Node) -> str:
@@ -224,7 +281,25 @@ def as_function(node: Node) -> Callable[[Tensor], Tensor]:
 
 
 def _value(node: Node) -> Any:
+    """Return the value of a node that does not depend on the images."""
+    if node.kind in ("module", "function", "method"):
+        return node.run(_value)
     return node.target.detach().double() if isinstance(node.target, Tensor) else node.target
+
+
+def as_point_function(node: Node, inputs: Sequence[Node]) -> Callable[[Sequence[Tensor]], Tensor]:
+    """Return a function node as a float64 function of several inputs."""
+
+    def run(values: Sequence[Tensor]) -> Tensor:
+        value_of = dict(zip(inputs, values, strict=True))
+
+        def read(other: Node) -> Any:
+            return value_of[other] if other in value_of else _value(other)
+
+        result: Tensor = node.run(read)
+        return result
+
+    return run
 
 
 def elementwise_function(node: Node) -> Function | None:
@@ -234,7 +309,11 @@ def elementwise_function(node: Node) -> Function | None:
     fields = [value for value in node.inputs if value.depends_on_images]
     if len(fields) != 1 or node.shape != fields[0].shape:
         return None
-    return elementwise(_AsModule(as_function(node)))
+    function = as_function(node)
+    if node.dtype == torch.bool:  # such as x > 0
+        is_elementwise = elementwise(_AsModule(lambda x: function(x).double())) is not None
+        return function if is_elementwise else None
+    return elementwise(_AsModule(function), equal_nan=True)
 
 
 class _AsModule(nn.Module):

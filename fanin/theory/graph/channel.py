@@ -13,20 +13,26 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fanin.seeds import make_generator
-from fanin.theory.field.sampling import factor, whitened
+from fanin.theory.field.sampling import antithetic, factor, float32_products, whitened
 
 Samples = Float[Tensor, "image sample *position"]
 Pairs = Float[Tensor, "point point"]
-Sources = frozenset[int]
-"""Numbers of the independent Gaussian fields (one per weight layer and direction) that matter."""
+Sources = frozenset[tuple[int, int]]
+"""Independent Gaussian fields that matter: a number (one per weight layer and direction), and how
+many places the field's channels were moved (`Channel.moved`)."""
 NO_SOURCES: Sources = frozenset()
 SAMPLES_PER_DIMENSION = 1.25  # that stable whitening needs
 MAX_SAMPLES = 2**15
 MAX_NUMBERS = 2**18  # samples times points of a field: 2 MB
+MAX_WHITENED_POINTS = 1024  # of larger fields, samples have the exact variances only
+SAMPLES_OF_LARGE_FIELDS = 4096
+LARGE = 2**22  # numbers of a field from which samples are float32, and recomputed if that is cheap
+FLOAT32_RANGE = 1e30
+SAME = 1e-9  # mean squared difference of points that are equal up to rounding, in variances
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Channel:
         Two cotangents without a common field are uncorrelated.
     is_known
         True if the samples are the channels themselves (an image's, or constants).
+    is_cheap
+        True if `draw` is fast, so that many samples are drawn again rather than stored.
     origin
         The weight layer's field from which a linear map or a normalization makes this one, point by
         point; its samples can still be made uncorrelated with others.
@@ -77,19 +85,38 @@ class Channel:
         sources: Sources = NO_SOURCES,
         linear_in: Sources = NO_SOURCES,
         is_known: bool = False,
+        is_cheap: bool = False,
         origin: FreshChannel | None = None,
     ) -> None:
-        self.origin = origin
+        self._origin = origin
         self.shape = tuple(shape)
         self.gaussian = gaussian
         self.sources = sources
         self.linear_in = linear_in
         self.is_known = is_known
-        self._draw, self._products, self._mean = draw, products, mean
+        self._draw: Callable[[], Samples] | None = draw
+        self._products, self._mean = products, mean
+        self._is_cheap = is_cheap
+        self._stored: Samples | None = None
 
-    @cached_property
+    @property
+    def origin(self) -> FreshChannel | None:
+        """The weight layer's field from which it is made, if any."""
+        return self._origin
+
+    @property
     def samples(self) -> Samples:
-        """Samples of the field; known channels have one sample each."""
+        """Samples of the field, in float64; known channels have one sample each."""
+        if self._stored is None:
+            drawn = self._sample()
+            if drawn.numel() > LARGE and self._is_cheap:
+                return drawn
+            self._stored = _compressed(drawn)
+            self._draw = None  # frees what it refers to
+        return self._stored if self._stored.dtype == torch.bool else self._stored.double()
+
+    def _sample(self) -> Samples:
+        assert self._draw is not None
         return self._draw()
 
     @property
@@ -105,6 +132,8 @@ class Channel:
         if self._products is not None:
             return self._products()
         x = self.sample_points
+        if x.numel() > LARGE and not self.is_known:
+            return float32_products(x, x)
         return x.mT @ x / len(x)
 
     @cached_property
@@ -119,15 +148,53 @@ class Channel:
         """Number of points of all images."""
         return int(torch.Size(self.shape).numel())
 
-    @property
+    @cached_property
     def m2(self) -> Float[Tensor, " point"]:
         """E[x(p)^2]."""
-        return self.products.diagonal().clamp(min=0)
+        if self.gaussian is not None:
+            return (self.gaussian.cov.diagonal() + self.gaussian.mean**2).clamp(min=0)
+        if self.is_closed or "products" in self.__dict__:
+            return self.products.diagonal().clamp(min=0)
+        return self.sample_points.square().mean(0)
 
     @property
     def is_closed(self) -> bool:
         """True if second moments need no samples."""
         return self.gaussian is not None or self._products is not None
+
+    def moved(self, places: int) -> Channel:
+        """Return the channels after they were moved to other places of a tensor.
+
+        Operations on two tensors combine channels of the same place. Of one field, two channels
+        that come from different places are independent.
+        """
+        if places == 0 or self.is_known:
+            return self
+        return Channel(
+            self.shape,
+            lambda: self.samples.roll(places, dims=1),
+            products=(lambda: self.products) if self.is_closed else None,
+            mean=lambda: self.mean,
+            gaussian=self.gaussian,
+            sources=_moved(self.sources, places),
+            linear_in=_moved(self.linear_in, places),
+            is_cheap=True,
+        )
+
+    def summary(self, moments: bool) -> Channel:
+        """Return a channel without samples and covariances, which take memory.
+
+        It has the second moment and the mean at each point if `moments` is True.
+        """
+        channel = Channel(
+            self.shape,
+            _no_samples,
+            products=_no_samples if self.is_closed else None,
+            is_known=self.is_known,
+        )
+        if moments:
+            channel.__dict__ |= {"m2": self.m2.clone(), "mean": self.mean.clone()}
+        return channel
 
     def is_independent_of(self, other: Channel) -> bool:
         """Return True if no Gaussian field affects both."""
@@ -149,29 +216,80 @@ class FreshChannel(Channel):
         samples: int,
         key: tuple[object, ...],
     ) -> None:
+        # No reference to itself, so that its memory is free as soon as it is not used.
         super().__init__(
             shape,
-            self._draw_fresh,
+            _never_called,
             gaussian=gaussian,
-            sources=frozenset({source}),
-            linear_in=frozenset({source}),
+            sources=frozenset({(source, 0)}),
+            linear_in=frozenset({(source, 0)}),
         )
-        self.origin = self
         self._n_samples, self._key = samples, key
         self._others: list[Channel] = []
 
     def decorrelate_from(self, other: Channel) -> None:
         """Make the samples uncorrelated with those of a channel to which they will be added."""
-        can_change = "samples" not in self.__dict__ and not other.is_known
+        can_change = self._stored is None and not other.is_known
         if can_change and not self.sources & other.sources:
             self._others.append(other)
 
-    def _draw_fresh(self) -> Samples:
+    @property
+    def origin(self) -> FreshChannel:
+        """The field itself."""
+        return self
+
+    def _sample(self) -> Samples:
         assert self.gaussian is not None
         root = factor(self.gaussian.cov)
         z = _decorrelated(self._n_samples, root.shape[1], self._others, self._key)
-        fields = z @ root.mT + self.gaussian.mean
+        self._others = []
+        fields = _times(z, root)
+        if not is_whitened(*z.shape):
+            fields *= torch.nan_to_num(root.square().sum(1) / fields.square().mean(0)).sqrt()
+        fields = fields[:, _first_equal(self.gaussian.cov)] + self.gaussian.mean
         return fields.unflatten(1, self.shape).movedim(0, 1)
+
+
+def _first_equal(cov: Pairs) -> Int[Tensor, " point"]:
+    """Return for each point the first one whose value is always the same.
+
+    Otherwise rounding would decide which of several equal values is a maximum.
+    """
+    var = cov.diagonal()
+    distance = var[:, None] + var - 2 * cov  # E[(x - x')^2]
+    return (distance <= SAME * var).to(torch.uint8).argmax(1)
+
+
+def _moved(sources: Sources, places: int) -> Sources:
+    return frozenset((number, place + places) for number, place in sources)
+
+
+def _no_samples() -> Tensor:
+    raise RuntimeError("this is a summary, without samples")
+
+
+def _compressed(samples: Samples) -> Samples:
+    """Return many samples in float32, unless they are outside its range."""
+    if samples.numel() <= LARGE or samples.dtype != torch.float64:
+        return samples
+    size = float(samples.abs().max())
+    return samples.float() if 1 / FLOAT32_RANGE < size < FLOAT32_RANGE else samples
+
+
+def _times(z: Tensor, root: Tensor) -> Float[Tensor, "sample point"]:
+    """Return z root^T, in float32 if there are many numbers."""
+    size = root.abs().max()
+    if z.numel() <= LARGE or size == 0:
+        return z @ root.mT
+    return (z.float() @ (root / size).float().mT).double() * size
+
+
+def is_whitened(samples: int, dimensions: int) -> bool:
+    return samples >= 2 * (int(SAMPLES_PER_DIMENSION * dimensions) + 8)
+
+
+def _never_called() -> Samples:
+    raise NotImplementedError
 
 
 def decorrelate(x: Channel, y: Channel) -> None:
@@ -186,8 +304,10 @@ def samples_for(points: int) -> int:
     """Return a number of samples for a graph whose largest field has this many points.
 
     It is large enough to whiten a field and to make it uncorrelated with another one of the same
-    size. Small fields get more samples.
+    size, unless the field is large. Small fields get more samples.
     """
+    if points > MAX_WHITENED_POINTS:
+        return SAMPLES_OF_LARGE_FIELDS
     needed = 2 * (int(SAMPLES_PER_DIMENSION * points) + 8)
     return max(needed, min(MAX_SAMPLES, MAX_NUMBERS // points))
 
@@ -195,7 +315,13 @@ def samples_for(points: int) -> int:
 def _decorrelated(
     samples: int, dimensions: int, others: Sequence[Channel], key: tuple[object, ...]
 ) -> Float[Tensor, "sample dimension"]:
-    """Draw standard normals with an exact identity as second-moment matrix, and mean 0."""
+    """Draw standard normals of mean 0, with an exact identity as second-moment matrix.
+
+    If the dimensions are too many for that, they are antithetic only.
+    """
+    if not is_whitened(samples, dimensions):
+        order = torch.randperm(samples, generator=make_generator("order", *key))
+        return antithetic(samples, dimensions, *key)[order]
     columns = [x.sample_points for x in others if x.samples.shape[1] == samples]
     used = sum(x.shape[1] for x in columns) + 1
     if not columns or samples < SAMPLES_PER_DIMENSION * dimensions + used:

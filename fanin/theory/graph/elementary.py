@@ -6,16 +6,17 @@ Each rule has a closed form where one exists and otherwise runs the operation on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fanin.theory.elementwise import Function, derivative, vjp
 from fanin.theory.field.forward import replace_diagonal
 from fanin.theory.gaussian_pairs import PairExpectations, pair_expectations
-from fanin.theory.graph.channel import Channel, Gaussian, Samples, decorrelate
+from fanin.theory.graph.channel import NO_SOURCES, Channel, Gaussian, Samples, decorrelate
 from fanin.theory.graph.feature_map import identity_maps
 
 SampleFunction = Callable[[Samples], Samples]
@@ -35,6 +36,7 @@ class Elementwise:
             mean=None if x.gaussian is None else lambda: self._pair(x).mean(_var(x)),
             sources=x.sources,
             is_known=x.is_known,
+            is_cheap=True,
         )
 
     def backward(self, x: Channel, g: Channel) -> Channel:
@@ -45,6 +47,7 @@ class Elementwise:
             products=(lambda: self._slope_products(x) * g.products) if closed else None,
             sources=x.sources | g.sources,
             linear_in=g.linear_in,
+            is_cheap=True,
         )
 
     def _pair(self, x: Channel) -> PairExpectations:
@@ -98,6 +101,7 @@ class Linear:
             gaussian=gaussian,
             sources=x.sources,
             is_known=x.is_known,
+            is_cheap=True,
         )
 
     def backward(self, x: Channel, g: Channel) -> Channel:
@@ -112,6 +116,7 @@ class Linear:
             gaussian=gaussian,
             sources=g.sources,
             linear_in=g.linear_in,
+            is_cheap=True,
         )
 
     def _matrix_of(self, shape: tuple[int, ...]) -> Callable[[], Tensor]:
@@ -145,6 +150,7 @@ class Mixing:
             lambda: self.function(x.samples),
             sources=x.sources,
             is_known=x.is_known,
+            is_cheap=True,
             origin=x.origin if shape == x.shape else None,
         )
 
@@ -154,7 +160,13 @@ class Mixing:
                 inputs = x.samples.detach().requires_grad_()
                 return vjp(self.function(inputs), [inputs], g.samples)[0]
 
-        return Channel(x.shape, draw, sources=x.sources | g.sources, linear_in=g.linear_in)
+        return Channel(
+            x.shape,
+            draw,
+            sources=x.sources | g.sources,
+            linear_in=g.linear_in,
+            is_cheap=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -180,6 +192,7 @@ class Scale:
             gaussian=gaussian,
             sources=x.sources,
             is_known=x.is_known,
+            is_cheap=True,
             origin=x.origin,
         )
 
@@ -192,6 +205,7 @@ class Scale:
             gaussian=g.gaussian and Gaussian(a**2 * g.gaussian.cov),
             sources=g.sources,
             linear_in=g.linear_in,
+            is_cheap=True,
         )
 
 
@@ -216,7 +230,7 @@ def add(x: Channel, y: Channel) -> Channel:
         return x.products + y.products + cross + cross.mT
 
     return Channel(
-        tuple(torch.broadcast_shapes(x.shape, y.shape)),
+        np.broadcast_shapes(x.shape, y.shape),
         lambda: x.samples + y.samples,
         products=products if independent and x.is_closed and y.is_closed else None,
         mean=(lambda: x.mean + y.mean) if x.shape == y.shape else None,
@@ -249,7 +263,7 @@ def multiply(x: Channel, y: Channel) -> Channel:
     independent = x.is_independent_of(y) and x.shape == y.shape
     closed = independent and x.is_closed and y.is_closed
     return Channel(
-        tuple(torch.broadcast_shapes(x.shape, y.shape)),
+        np.broadcast_shapes(x.shape, y.shape),
         lambda: x.samples * y.samples,
         products=(lambda: x.products * y.products) if closed else None,
         mean=(lambda: x.mean * y.mean) if independent else None,
@@ -283,3 +297,38 @@ def broadcast_backward(x: Channel, g: Channel) -> Channel:
 def _summed_to(shape: tuple[int, ...], g: Samples) -> Samples:
     target = (shape[0], g.shape[1], *shape[1:])
     return g.sum_to_size(target)
+
+
+PointFunction = Callable[[Sequence[Samples]], Samples]
+
+
+def combine(function: PointFunction, inputs: Sequence[Channel]) -> Channel:
+    """Return the distribution of an elementwise function of several tensors, from samples."""
+    return Channel(
+        tuple(torch.broadcast_shapes(*(x.shape for x in inputs))),
+        lambda: function([x.samples for x in inputs]),
+        sources=NO_SOURCES.union(*(x.sources for x in inputs)),
+        is_known=all(x.is_known for x in inputs),
+    )
+
+
+def combine_backward(
+    function: PointFunction, inputs: Sequence[Channel], of: int, g: Channel
+) -> Channel:
+    """Return the cotangent of one input of an elementwise function of several tensors."""
+    shape = inputs[of].shape
+
+    def draw() -> Samples:
+        samples = [x.samples for x in inputs]
+        count = max(x.shape[1] for x in (*samples, g.samples))
+        samples[of] = samples[of].expand(shape[0], count, *shape[1:]).detach()
+        with torch.enable_grad():
+            samples[of].requires_grad_()
+            return vjp(function(samples), [samples[of]], g.samples)[0]
+
+    return Channel(
+        shape,
+        draw,
+        sources=g.sources.union(*(x.sources for x in inputs)),
+        linear_in=g.linear_in,
+    )

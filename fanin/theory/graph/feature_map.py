@@ -50,6 +50,19 @@ class FeatureMap:
         """Apply a function to the distribution of each group."""
         return FeatureMap(tuple(Group(g.size, function(g.channel)) for g in self.groups))
 
+    @property
+    def is_known(self) -> bool:
+        """True if no random weights affect the tensor."""
+        return all(group.channel.is_known for group in self.groups)
+
+    def summary(self, moments: bool) -> FeatureMap:
+        """Return the tensor without samples and covariances (`Channel.summary`)."""
+        return self.map(lambda channel: channel.summary(moments))
+
+    def moved(self, places: int) -> FeatureMap:
+        """Return the channels after they were moved to other places (`Channel.moved`)."""
+        return self.map(lambda channel: channel.moved(places))
+
     def slice(self, start: int, stop: int) -> FeatureMap:
         """Return the channels from `start` to `stop`."""
         parts, first = [], 0
@@ -127,7 +140,12 @@ def _split(x: FeatureMap, ends: Sequence[int]) -> FeatureMap:
 
 def join(maps: Sequence[FeatureMap]) -> FeatureMap:
     """Concatenate tensors along their channels."""
-    return FeatureMap(tuple(group for x in maps for group in x.groups))
+    groups: list[Group] = []
+    start = 0
+    for x in maps:
+        groups += x.moved(start).groups
+        start += x.n_channels
+    return FeatureMap(tuple(groups))
 
 
 def identity_maps(shape: Sequence[int]) -> Samples:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from math import lcm
-
 import torch.nn.functional as F
 
 from fanin.graph import Node
-from fanin.theory.graph.build import Builder
-from fanin.theory.graph.elementary import Mixing, Scale
-from fanin.theory.graph.operations import NormalizeChannels, PerChannel
-from fanin.theory.graph.over_channels import ChannelNorm, group_norm_rule
+from fanin.theory.graph.build import Builder, as_function, step_name
+from fanin.theory.graph.elementary import Linear, Mixing, Scale
+from fanin.theory.graph.neighbours import GroupNorm, Neighbourhood
+from fanin.theory.graph.operations import NormalizeChannels, Operation, PerChannel
+from fanin.theory.graph.over_channels import ChannelNorm
 
 
 def batch_norm(builder: Builder, node: Node) -> None:
@@ -52,9 +51,28 @@ def group_norm(builder: Builder, node: Node) -> None:
         return
     if layout.is_flat:
         raise builder.refuse(node, "group_norm after flattening is not supported")
+    if layout.channel_axis != 1:
+        raise builder.refuse(node, "it reads positions of the image as channels")
     size = layout.channels // groups
-    builder.sample_multiple = lcm(builder.sample_multiple, size)
-    _add(builder, node, PerChannel(group_norm_rule(size, arguments["eps"])))
+    _add(builder, node, GroupNorm(step_name(node), size, arguments["eps"]))
+
+
+def mean_only(builder: Builder, node: Node) -> None:
+    """Add the subtraction of each channel's mean over images and positions."""
+    layout = builder.layout_of(node.inputs[0])
+    if layout.channel_axis != 1 or layout.is_flat:
+        raise builder.refuse(node, "it reads positions of the image as channels")
+    builder.add_rule(node, Linear(layout.on_samples(as_function(node), layout)))
+
+
+def local_response_norm(builder: Builder, node: Node) -> None:
+    """Add division by a power of a sum over neighbouring channels."""
+    source = builder.step_of(node.inputs[0])
+    layout = builder.layouts[source]
+    if layout.channel_axis != 1 or layout.is_flat:
+        raise builder.refuse(node, "it reads positions of the image as channels")
+    operation = Neighbourhood(step_name(node), layout.on_samples(as_function(node), layout))
+    builder.add(node, operation, [source], layout)
 
 
 def layer_norm(builder: Builder, node: Node) -> None:
@@ -82,7 +100,7 @@ def _over_last_axes(builder: Builder, node: Node, centred: bool) -> None:
     _add(builder, node, NormalizeChannels(norm))
 
 
-def _add(builder: Builder, node: Node, operation: PerChannel | NormalizeChannels) -> None:
+def _add(builder: Builder, node: Node, operation: Operation) -> None:
     """Add the normalization, then its scale and shift."""
     arguments = node.arguments
     source = builder.step_of(arguments["input"])

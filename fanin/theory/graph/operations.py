@@ -12,9 +12,12 @@ import torch
 from fanin.theory.graph.channel import Channel, FreshChannel, Gaussian
 from fanin.theory.graph.elementary import (
     ChannelRule,
+    PointFunction,
     add,
     add_cotangents,
     broadcast_backward,
+    combine,
+    combine_backward,
     multiply,
     multiply_backward,
 )
@@ -40,9 +43,13 @@ class Fields:
     key: tuple[object, ...]
     _number: count[int] = field(default_factory=count)
 
+    def number(self) -> int:
+        """Return the number of a new field."""
+        return next(self._number)
+
     def new(self, shape: Sequence[int], gaussian: Gaussian) -> FreshChannel:
         """Return a field that is independent of all others."""
-        number = next(self._number)
+        number = self.number()
         return FreshChannel(shape, gaussian, number, self.samples, (*self.key, number))
 
 
@@ -129,7 +136,7 @@ class Concatenate:
         results: Cotangents = []
         start = 0
         for x in inputs:
-            results.append(g.slice(start, start + x.n_channels))
+            results.append(g.slice(start, start + x.n_channels).moved(-start))
             start += x.n_channels
         return results
 
@@ -142,13 +149,17 @@ class SelectChannels:
     stop: int
 
     def forward(self, inputs: Sequence[FeatureMap], fields: Fields) -> FeatureMap:
-        return inputs[0].slice(self.start, self.stop)
+        return inputs[0].slice(self.start, self.stop).moved(-self.start)
 
     def backward(
         self, inputs: Sequence[FeatureMap], output: FeatureMap, g: FeatureMap, fields: Fields
     ) -> Cotangents:
         (x,) = inputs
-        parts = [_zeros(x, self.start), g.groups, _zeros(x, x.n_channels - self.stop)]
+        parts = [
+            _zeros(x, self.start),
+            g.moved(self.start).groups,
+            _zeros(x, x.n_channels - self.stop),
+        ]
         return [FeatureMap(tuple(group for part in parts for group in part))]
 
 
@@ -161,12 +172,54 @@ class PadChannels:
 
     def forward(self, inputs: Sequence[FeatureMap], fields: Fields) -> FeatureMap:
         (x,) = inputs
-        return FeatureMap((*_zeros(x, self.before), *x.groups, *_zeros(x, self.after)))
+        zeros = _zeros(x, self.before), _zeros(x, self.after)
+        return FeatureMap((*zeros[0], *x.moved(self.before).groups, *zeros[1]))
 
     def backward(
         self, inputs: Sequence[FeatureMap], output: FeatureMap, g: FeatureMap, fields: Fields
     ) -> Cotangents:
-        return [g.slice(self.before, self.before + inputs[0].n_channels)]
+        received = g.slice(self.before, self.before + inputs[0].n_channels)
+        return [received.moved(-self.before)]
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """An elementwise function of several tensors, such as `torch.where`.
+
+    Attributes
+    ----------
+    function
+        Function of the samples of all tensors.
+    has_gradient
+        False for each tensor of integers or truth values.
+    """
+
+    function: PointFunction
+    has_gradient: tuple[bool, ...]
+
+    def forward(self, inputs: Sequence[FeatureMap], fields: Fields) -> FeatureMap:
+        groups = zip(*(x.groups for x in aligned(inputs)), strict=True)
+        return FeatureMap(
+            tuple(
+                Group(parts[0].size, combine(self.function, [part.channel for part in parts]))
+                for parts in groups
+            )
+        )
+
+    def backward(
+        self, inputs: Sequence[FeatureMap], output: FeatureMap, g: FeatureMap, fields: Fields
+    ) -> Cotangents:
+        groups = list(zip(*(x.groups for x in aligned([*inputs, g])), strict=True))
+
+        def cotangent(of: int) -> FeatureMap:
+            parts = []
+            for group in groups:
+                *channels, received = (part.channel for part in group)
+                channel = combine_backward(self.function, channels, of, received)
+                parts.append(Group(group[0].size, channel))
+            return FeatureMap(tuple(parts))
+
+        return [cotangent(i) if known else None for i, known in enumerate(self.has_gradient)]
 
 
 @dataclass(frozen=True)

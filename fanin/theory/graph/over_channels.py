@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.state import LayerWeights
-from fanin.theory.graph.channel import Channel, FreshChannel, Gaussian, Samples
-from fanin.theory.graph.elementary import Mixing
+from fanin.theory.graph.channel import Channel, FreshChannel, Gaussian
 from fanin.theory.graph.feature_map import FeatureMap, Group
 
 NewField = Callable[[Sequence[int], Gaussian], FreshChannel]
@@ -91,6 +89,7 @@ def _affine(x: Channel, mean: Tensor, rate: Tensor) -> Channel:
         gaussian=gaussian,
         sources=x.sources,
         is_known=x.is_known,
+        is_cheap=True,
         origin=x.origin,
     )
 
@@ -105,19 +104,8 @@ def _affine_backward(g: Channel, rate: Tensor) -> Channel:
         gaussian=gaussian,
         sources=g.sources,
         linear_in=g.linear_in,
+        is_cheap=True,
     )
-
-
-def group_norm_rule(channels_per_group: int, eps: float) -> Mixing:
-    """Return group normalization of several groups: neighbouring samples are a group's channels."""
-
-    def function(x: Samples) -> Samples:
-        size = min(channels_per_group, x.shape[1])
-        if x.shape[1] % size:  # only for shapes; samples are a multiple
-            x = x[:, : x.shape[1] // size * size]
-        return F.group_norm(x, x.shape[1] // size, eps=eps)
-
-    return Mixing(function)
 
 
 @dataclass(frozen=True)

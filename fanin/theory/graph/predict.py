@@ -2,97 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.graph import Graph, Node, record
 from fanin.theory.field.sampling import Quantities, Sampling, is_precise
-from fanin.theory.graph.build import Builder, step_name
-from fanin.theory.graph.channel import samples_for
 from fanin.theory.graph.operations import Fields
-from fanin.theory.graph.propagate import Step, TensorMoments, propagate
-from fanin.theory.graph.rules import add_node
-from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.graph.plan import GraphPlan, plan_graph
+from fanin.theory.graph.propagate import TensorMoments, propagate
 from fanin.theory.moments import LayerMoments
 from fanin.theory.prediction import Prediction
-
-WEIGHT_OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d")
-NORMALIZATIONS = ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
-REPORTED = (*WEIGHT_OPERATIONS, *NORMALIZATIONS, "add", "sub", "mul", "cat")
-
-
-@dataclass(frozen=True)
-class GraphPlan:
-    """The steps of a graph, and which of them are reported.
-
-    Attributes
-    ----------
-    steps
-        Operations in order.
-    samples
-        Samples that each field needs.
-    joint
-        True if all images share one field (batch normalization).
-    graph
-        The recorded graph, of one image unless they share a field.
-    reported
-        Step of each reported node: weight layers, sums, products and normalizations.
-    names
-        Names of the reported nodes, each different.
-    """
-
-    steps: tuple[Step, ...]
-    samples: int
-    joint: bool
-    graph: Graph
-    reported: Mapping[Node, int]
-    names: tuple[str, ...]
-
-
-def plan_graph(
-    model: nn.Module,
-    moments: Mapping[str, LayerMoments],
-    images: Float[Tensor, "image channel *position"],
-    sampling: Sampling,
-) -> GraphPlan:
-    """Record a model's graph and find the rules of its operations.
-
-    Raises
-    ------
-    GraphError
-        The graph cannot be recorded.
-    UnpredictableLayer
-        Theory has no rule for an operation.
-    """
-    graph = record(model, images)
-    joint = _couples_images(graph)
-    if not joint and len(images) > 1:
-        graph = record(model, images[:1])
-    builder = Builder(graph, model, moments, images if joint else images[:1])
-    for node in graph.nodes:
-        add_node(builder, node)
-    output = graph.output
-    if not isinstance(output, Node):
-        several = ", ".join(graph.outputs)
-        raise UnpredictableLayer("", f"it has several outputs ({several}), which is not supported")
-    last = builder.step_of(output)
-    steps = builder.steps[: last + 1]
-    largest = max(builder.n_images * layout.n_positions for layout in builder.layouts)
-    samples = max(sampling.samples, samples_for(largest))
-    samples += -samples % builder.sample_multiple
-    reported = {
-        node: step
-        for node, step in builder.numbers.items()
-        if step <= last and node.depends_on_images and node.operation in REPORTED
-    }
-    names = _distinct([step_name(node) for node in reported])
-    return GraphPlan(tuple(steps), samples, joint, graph, reported, names)
 
 
 def predict_graph(
@@ -133,13 +56,21 @@ def predict_graph(
         A tensor has too many positions on the images that share a field.
     """
     sampling = sampling or Sampling()
-    plan = plan_graph(model, moments, images, sampling)
+    return predict_plan(plan_graph(model, moments, images, sampling), images, sampling)
+
+
+def predict_plan(
+    plan: GraphPlan, images: Float[Tensor, "image channel *position"], sampling: Sampling
+) -> Prediction:
+    """Predict the moments of a planned graph; see `predict_graph`."""
     repeats: list[Quantities] = []
     is_random = True
-    while is_random and len(repeats) < sampling.repeats and not is_precise(repeats):
-        fields = run_plan(plan, images, sampling.seed, len(repeats))
-        repeats.append(_quantities(plan, fields))
-        is_random = any(tensor.is_sampled for tensors in fields for tensor in tensors)
+    while is_random and len(repeats) < sampling.repeats and not _is_precise(repeats):
+        # map, not a loop: a loop variable would keep a field in memory while the next is computed.
+        fields = run_plan(plan, images, sampling.seed, len(repeats), summarize=True)
+        parts = list(map(partial(_field_quantities, plan), fields))
+        repeats.append({q: np.concatenate([part[q] for part, _ in parts]) for q in parts[0][0]})
+        is_random = any(is_sampled for _, is_sampled in parts)
     return Prediction(
         "field",
         "sampled" if is_random else "exact",
@@ -148,72 +79,50 @@ def predict_graph(
     )
 
 
+def _is_precise(repeats: list[Quantities]) -> bool:
+    """Return True if the repeats agree wherever a quantity is defined."""
+    return is_precise(
+        [{q: x[:, ~np.isnan(x).any(0)] for q, x in repeat.items()} for repeat in repeats]
+    )
+
+
 def run_plan(
     plan: GraphPlan,
     images: Float[Tensor, "image channel *position"],
     seed: int,
     repeat: int,
-) -> list[list[TensorMoments]]:
-    """Compute the distributions of all tensors: one list per field.
+    *,
+    summarize: bool = False,
+) -> Iterator[list[TensorMoments]]:
+    """Yield the distributions of all tensors: one list per field.
 
-    There is one field per image, or a single one if batch normalization couples the images.
+    There is one field per image, or a single one if batch normalization couples the images. With
+    `summarize`, only the second moments and means of the reported tensors remain.
     """
     parts = [images] if plan.joint else images.split(1)
-    with torch.no_grad():
-        return [propagate(plan.steps, x, Fields(plan.samples, (seed, repeat))) for x in parts]
+    needed = set(plan.reported.values()) if summarize else None
+    for x in parts:
+        yield propagate(plan.steps, x, Fields(plan.samples, (seed, repeat)), needed)
 
 
-def _quantities(plan: GraphPlan, fields: list[list[TensorMoments]]) -> Quantities:
-    columns = [
-        _tensor_quantities([tensors[step] for tensors in fields]) for step in plan.reported.values()
-    ]
-    return {q: np.stack([column[q].numpy() for column in columns], -1) for q in columns[0]}
+def _field_quantities(plan: GraphPlan, tensors: list[TensorMoments]) -> tuple[Quantities, bool]:
+    """Return the quantities of one field, and whether some of them come from samples."""
+    columns = [_tensor_quantities(tensors[step]) for step in plan.reported.values()]
+    quantities = {q: np.stack([column[q].numpy() for column in columns], -1) for q in columns[0]}
+    return quantities, any(tensor.is_sampled for tensor in tensors)
 
 
-def _tensor_quantities(fields: list[TensorMoments]) -> dict[str, Tensor]:
-    def per_image(values: list[Tensor]) -> Tensor:
-        return torch.cat(
-            [
-                x.unflatten(0, (field.value.shape[0], -1)).mean(1)
-                for x, field in zip(values, fields, strict=True)
-            ]
-        )
+def _tensor_quantities(tensor: TensorMoments) -> dict[str, Tensor]:
+    def per_image(x: Tensor) -> Tensor:
+        return x.unflatten(0, (tensor.value.shape[0], -1)).mean(1)
 
-    m2 = per_image([field.value.m2 for field in fields])
-    mean = per_image([field.value.mean for field in fields])
+    m2, mean = per_image(tensor.value.m2), per_image(tensor.value.mean)
     unknown = torch.full_like(m2, torch.nan)
-    gradients = [field.weight_gradient_m2 for field in fields]
-    cotangents = [field.cotangent for field in fields]
+    gradient_m2 = tensor.weight_gradient_m2
     return {
         "preact_m2": m2,
         "preact_mean": mean,
         "preact_var": (m2 - mean.square()).clamp(min=0),
-        "vjp_m2": unknown
-        if any(g is None for g in cotangents)
-        else per_image([g.m2 for g in cotangents if g is not None]),
-        "weight_vjp_m2": unknown
-        if any(g is None for g in gradients)
-        else torch.cat([g for g in gradients if g is not None]),
+        "vjp_m2": unknown if tensor.cotangent is None else per_image(tensor.cotangent.m2),
+        "weight_vjp_m2": unknown if gradient_m2 is None else gradient_m2,
     }
-
-
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Add numbers to names that occur several times, such as two sums in one module.
-
-    Examples
-    --------
-    >>> _distinct(["conv", "add", "add"])
-    ('conv', 'add', 'add_2')
-    """
-    seen: Counter[str] = Counter()
-    result = []
-    for name in names:
-        seen[name] += 1
-        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return tuple(result)
-
-
-def _couples_images(graph: Graph) -> bool:
-    return any(
-        node.operation == "batch_norm" and node.arguments["training"] for node in graph.nodes
-    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fanin.theory.graph.channel import Gaussian, known_channels
+from fanin.theory.graph.depthwise import Depthwise
 from fanin.theory.graph.feature_map import FeatureMap, Group
 from fanin.theory.graph.operations import Fields, Operation, Weights, sum_cotangents
 
@@ -58,42 +60,62 @@ class TensorMoments:
         channels = [group.channel for x in maps for group in x.groups]
         return any(not (channel.is_closed or channel.is_known) for channel in channels)
 
+    def summary(self, moments: bool) -> TensorMoments:
+        """Return the moments without samples and covariances (`Channel.summary`)."""
+        cotangent = self.cotangent and self.cotangent.summary(moments)
+        return replace(self, value=self.value.summary(moments), cotangent=cotangent)
 
+
+@torch.no_grad()
 def propagate(
-    steps: Sequence[Step], images: Float[Tensor, "image channel *position"], fields: Fields
+    steps: Sequence[Step],
+    images: Float[Tensor, "image channel *position"],
+    fields: Fields,
+    summarized: Collection[int] | None = None,
 ) -> list[TensorMoments]:
     """Compute the distributions of all tensors for images that share one field.
 
     The cotangent at the output is random: independent of mean 0 and variance 1 for each image and
     output.
+
+    Parameters
+    ----------
+    summarized
+        Numbers of the steps whose moments are needed. Samples and covariances are then freed as
+        soon as possible (`Channel.summary`). None keeps everything.
     """
-    values: list[FeatureMap] = []
+    values: list[Any] = []
     for step in steps:
         if step.operation is None:
-            channel = known_channels(images)
-            values.append(FeatureMap((Group(images.shape[1], channel),)))
+            values.append(images_map(images))
         else:
             values.append(step.operation.forward([values[i] for i in step.inputs], fields))
     cotangents: list[FeatureMap | None] = [None] * len(steps)
-    gradients: list[Tensor | None] = [None] * len(steps)
     cotangents[-1] = _output_cotangent(values[-1], fields)
+    results: list[TensorMoments] = []
     for index in range(len(steps) - 1, -1, -1):
-        step, g = steps[index], cotangents[index]
-        if step.operation is None or g is None:
-            continue
-        inputs = [values[i] for i in step.inputs]
-        if isinstance(step.operation, Weights):
-            gradients[index] = step.operation.layer.gradient_m2(inputs[0], g)
-        results = step.operation.backward(inputs, values[index], g, fields)
-        for i, result in zip(step.inputs, results, strict=True):
-            if result is not None:
-                cotangents[i] = sum_cotangents(cotangents[i], result)
-    return [
-        TensorMoments(step.name, value, cotangent, gradient)
-        for step, value, cotangent, gradient in zip(
-            steps, values, cotangents, gradients, strict=True
-        )
-    ]
+        step, g, gradient = steps[index], cotangents[index], None
+        if step.operation is not None and g is not None:
+            inputs = [values[i] for i in step.inputs]
+            if isinstance(step.operation, Weights):
+                gradient = step.operation.layer.gradient_m2(inputs[0], g)
+            elif isinstance(step.operation, Depthwise):
+                gradient = step.operation.gradient_m2(values[index], g)
+            passed = step.operation.backward(inputs, values[index], g, fields)
+            for i, x, result in zip(step.inputs, inputs, passed, strict=True):
+                if result is not None and not x.is_known:
+                    cotangents[i] = sum_cotangents(cotangents[i], result)
+        moments = TensorMoments(step.name, values[index], g, gradient)
+        if summarized is not None:
+            moments = moments.summary(index in summarized)
+            values[index] = cotangents[index] = g = None
+        results.append(moments)
+    return results[::-1]
+
+
+def images_map(images: Float[Tensor, "image channel *position"]) -> FeatureMap:
+    """Return the images as a tensor of known channels."""
+    return FeatureMap((Group(images.shape[1], known_channels(images)),))
 
 
 def _output_cotangent(output: FeatureMap, fields: Fields) -> FeatureMap:

@@ -8,9 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from fanin.graph import Node
+from torch import nn
+
+from fanin.graph import OPERATIONS, Node
+from fanin.theory.assumptions import Subsample
 from fanin.theory.graph import shapes
-from fanin.theory.graph.build import Builder, as_function, elementwise_function
+from fanin.theory.graph.build import (
+    Builder,
+    as_function,
+    as_point_function,
+    elementwise_function,
+)
 from fanin.theory.graph.elementary import Elementwise, Linear, Mixing, Scale
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.normalization import (
@@ -18,11 +26,21 @@ from fanin.theory.graph.normalization import (
     group_norm,
     instance_norm,
     layer_norm,
+    local_response_norm,
+    mean_only,
     rms_norm,
 )
-from fanin.theory.graph.operations import Add, Concatenate, Multiply, PerChannel
+from fanin.theory.graph.operations import Add, Concatenate, Multiply, PerChannel, Pointwise
+from fanin.theory.layers import find_kind
 
 Rule = Callable[[Builder, Node], None]
+PADDING = ("zero", "reflection", "replication", "circular")  # modules such as nn.ZeroPad2d
+POINTWISE = (
+    *("where", "maximum", "minimum", "max", "min", "pow", "rdiv", "masked_fill", "lerp"),
+    *("addcmul", "addcdiv", "hypot", "atan2", "xlogy", "copysign", "fmax", "fmin"),
+    *("gt", "lt", "ge", "le", "eq", "ne", "logical_and", "logical_or"),
+)
+"""Elementwise functions that users call with several tensors."""
 
 
 def add_node(builder: Builder, node: Node) -> None:
@@ -40,13 +58,38 @@ def add_node(builder: Builder, node: Node) -> None:
         return
     if node.is_random and node.operation not in RULES:
         raise builder.refuse(node, f"{node.operation} draws random numbers")
+    if node.operation != "detach" and _stops_gradient(node):
+        raise builder.refuse(node, "no gradient flows through it, which is not supported")
     if rule := RULES.get(node.operation):
         rule(builder, node)
         return
     function = elementwise_function(node)
     if function is None:
         raise builder.refuse(node, f"the operation {node.operation} is not supported")
-    builder.add_rule(node, Elementwise(function))
+    if builder.assumptions.he_gains:
+        builder.add_rule(node, Scale(_he_gain(node) ** 0.5))
+    else:
+        builder.add_rule(node, Elementwise(function))
+
+
+def _he_gain(node: Node) -> float:
+    """Return the factor of an activation on the second moment: 1/2 for ReLU, 1 for most others."""
+    match node.target, node.operation:
+        case nn.Module() as module, _:
+            return find_kind(module).gain(module)
+        case _, "relu":
+            return find_kind(nn.ReLU()).gain(nn.ReLU())
+        case _, "leaky_relu":
+            leaky = nn.LeakyReLU(node.arguments["negative_slope"])
+            return find_kind(leaky).gain(leaky)
+    return 1.0
+
+
+def _stops_gradient(node: Node) -> bool:
+    """Return True if the node runs in `torch.no_grad()`."""
+    is_float = node.dtype is None or node.dtype.is_floating_point
+    receives = any(value.depends_on_images and value.requires_grad for value in node.inputs)
+    return is_float and receives and not node.requires_grad
 
 
 # --- arithmetic ---------------------------------------------------------------------------------
@@ -97,9 +140,10 @@ def _product(builder: Builder, node: Node) -> None:
 
 
 def _quotient(builder: Builder, node: Node) -> None:
-    x, y = node.arguments["input"], node.arguments["other"]
-    if not builder.is_field(x) or builder.is_field(y) or node.arguments["rounding_mode"]:
-        raise builder.refuse(node, "only division by a constant is supported")
+    y = node.arguments["other"]
+    if builder.is_field(y) or node.arguments["rounding_mode"]:
+        _pointwise(builder, node)
+        return
     builder.add_rule(node, Scale(1 / builder.constant(node, y)))
 
 
@@ -107,15 +151,39 @@ def _negative(builder: Builder, node: Node) -> None:
     builder.add_rule(node, Scale(-1.0))
 
 
-def _broadcast(builder: Builder, node: Node, first: int, second: int) -> Layout:
-    layouts = [builder.layouts[first], builder.layouts[second]]
+def _pointwise(builder: Builder, node: Node) -> None:
+    """Add an elementwise function of several tensors and constants."""
+    fields = [value for value in node.inputs if value.depends_on_images]
+    if len(fields) == 1 and (function := elementwise_function(node)) is not None:
+        builder.add_rule(node, Elementwise(function))
+        return
+    if len(fields) < 2 or node.shape is None:
+        raise builder.refuse(node, f"the operation {node.operation} is not supported")
+    for value in node.inputs:
+        if not value.depends_on_images:
+            builder.constant(node, value)  # raises an error if it has different values
+    steps = [builder.step_of(value) for value in fields]
+    layout = _broadcast(builder, node, *steps)
+    dtypes = [value.dtype for value in fields]
+    has_gradient = tuple(dtype is None or dtype.is_floating_point for dtype in dtypes)
+    builder.add(node, Pointwise(as_point_function(node, fields), has_gradient), steps, layout)
+
+
+def _broadcast(builder: Builder, node: Node, *steps: int) -> Layout:
+    layouts = [builder.layouts[step] for step in steps]
     same = {(layout.channel_axis, layout.is_flat, layout.n_axes) for layout in layouts}
     if len(same) > 1:
         raise builder.refuse(node, "its operands have their channels on different axes")
     assert node.shape is not None
     if layouts[0].is_flat:
         return layouts[0]
-    return Layout.of(node.shape, layouts[0].channel_axis)
+    result = Layout.of(node.shape, layouts[0].channel_axis)
+    for step, layout in zip(steps, layouts, strict=True):
+        if layout.channels != result.channels and step not in builder.known:
+            raise builder.refuse(
+                node, "one channel is used with several others, so that they are not independent"
+            )
+    return result
 
 
 def _concatenated(builder: Builder, node: Node) -> None:
@@ -143,7 +211,18 @@ def _on_map(builder: Builder, node: Node, linear: bool) -> None:
     assert node.shape is not None
     out = Layout.of(node.shape)
     function = layout.on_samples(as_function(node), out)
+    if builder.assumptions.subsamples and "pool" in node.operation:
+        function, linear = layout.on_samples(Subsample(_pool(node)), out), True
     builder.add_rule(node, Linear(function) if linear else Mixing(function), out)
+
+
+def _pool(node: Node) -> nn.Module:
+    """Return a pooling as a module."""
+    if isinstance(node.target, nn.Module):
+        return node.target
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "output_size")
+    options = {name: value for name, value in node.arguments.items() if name in names}
+    return OPERATIONS[node.operation].modules[0](**options)
 
 
 def _max_pool(builder: Builder, node: Node) -> None:
@@ -190,17 +269,22 @@ RULES: dict[str, Rule] = {
     "mul": _product,
     "div": _quotient,
     "neg": _negative,
+    **dict.fromkeys(POINTWISE, _pointwise),
     "cat": _concatenated,
     **{f"avg_pool{n}d": LINEAR for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": LINEAR for n in (1, 2, 3)},
     **{f"max_pool{n}d": _max_pool for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _max_pool for n in (1, 2, 3)},
     "interpolate": LINEAR,
+    **{f"{kind}_pad{n}d": LINEAR for kind in PADDING for n in (1, 2, 3)},
+    **{f"constant_pad{n}d": partial(_on_map, linear=False) for n in (1, 2, 3)},
     "batch_norm": batch_norm,
     "instance_norm": instance_norm,
     "group_norm": group_norm,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
+    "mean_only": mean_only,
+    "local_response_norm": local_response_norm,
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _dropout),
     **dict.fromkeys(("softmax", "log_softmax"), _head),
     **shapes.RULES,

@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fanin.graph import Node
 from fanin.theory.graph.build import Builder, as_function
-from fanin.theory.graph.elementary import Linear, Mixing
+from fanin.theory.graph.elementary import Elementwise, Linear, Mixing
 from fanin.theory.graph.layout import Layout
-from fanin.theory.graph.operations import PadChannels, PerChannel, SelectChannels
+from fanin.theory.graph.operations import Multiply, PadChannels, PerChannel, SelectChannels
 
 Rule = Callable[[Builder, Node], None]
 
@@ -203,6 +204,20 @@ def _select(builder: Builder, node: Node, source: int, start: int, stop: int) ->
     return builder.add_part(node, SelectChannels(start, stop), [source], layout)
 
 
+def _glu(builder: Builder, node: Node) -> None:
+    """Add one half of the channels times the sigmoid of the other."""
+    source = builder.step_of(node.inputs[0])
+    old = builder.layouts[source]
+    if old.is_flat or int(node.arguments["dim"]) % old.n_axes != old.channel_axis:
+        raise builder.refuse(node, "only channels can be split")
+    half = old.channels // 2
+    value = _select(builder, node, source, 0, half)
+    gate = _select(builder, node, source, half, old.channels)
+    layout = builder.layouts[value]
+    gate = builder.add_part(node, PerChannel(Elementwise(torch.sigmoid)), [gate], layout)
+    builder.add(node, Multiply(), [value, gate], layout)
+
+
 def _split(builder: Builder, node: Node) -> None:
     source = builder.step_of(node.inputs[0])
     old = builder.layouts[source]
@@ -247,4 +262,5 @@ RULES: dict[str, Rule] = {
     "getitem": _getitem,
     **dict.fromkeys(("chunk", "split"), _split),
     "item": _item,
+    "glu": _glu,
 }

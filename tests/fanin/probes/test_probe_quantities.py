@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from slow_probe import RecordedLayer, slow_probe
 from torch import Tensor, nn
 
+from fanin.probes import moments
 from fanin.probes.measure import LossFunctions, measure
 from fanin.probes.moments import random_cotangent
 from fanin.probes.probe import probe
@@ -216,6 +217,34 @@ def test_weight_gradients_do_not_depend_on_chunks(batch):
     ).layers
     expected = [v for v, image in zip(single["value"], single["image"], strict=True) if image == 0]
     assert table[table.image == 149].value.tolist() == pytest.approx(expected, rel=ROUNDING)
+
+
+@pytest.mark.parametrize("elements", [1, moments.CHUNK_ELEMENTS])
+@pytest.mark.parametrize(
+    ("conv", "side"),
+    [
+        (nn.Conv2d(4, 6, 3, padding=1, groups=2), 9),  # 81 positions
+        (nn.Conv2d(4, 6, 3, stride=2, dilation=(1, 2), padding=(0, 2)), 7),
+        (nn.Conv2d(16, 24, 3, groups=2), 4),  # 4 positions
+        (nn.Conv2d(16, 24, 3, padding="same"), 3),
+        (nn.Conv2d(16, 24, 3, padding=1, padding_mode="circular"), 3),
+    ],
+)
+def test_weight_gradients_equal_autograd(monkeypatch, conv, side, elements):
+    monkeypatch.setattr(moments, "CHUNK_ELEMENTS", elements)
+    conv, x = conv.double(), torch.randn(3, conv.in_channels, side, side, dtype=torch.float64)
+    y = conv(x)
+    cotangent = torch.randn_like(y)
+    cotangent[1] = 0
+    expected = []
+    for image in range(3):
+        (gradient,) = torch.autograd.grad(
+            y[image], conv.weight, cotangent[image], retain_graph=True
+        )
+        expected.append(float(gradient.square().mean()))
+    m2 = moments.weight_gradient_m2(conv, x, cotangent)
+    # Sums of at most 81 * 81 products.
+    assert m2.tolist() == pytest.approx(expected, rel=81**2 * torch.finfo(torch.float64).eps)
 
 
 def test_loss_gradients_need_a_loss(batch):

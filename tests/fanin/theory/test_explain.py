@@ -8,14 +8,9 @@ import torch
 from torch import nn
 
 from fanin.inits import HeNormal, Init, Normal
-from fanin.theory.explain import (
-    STEPS,
-    Explanation,
-    Subsample,
-    explain,
-    use_circular_padding,
-    use_subsampling,
-)
+from fanin.theory.assumptions import Subsample, use_circular_padding, use_subsampling
+from fanin.theory.explain import Explanation, explain
+from fanin.theory.explanation_steps import STEPS
 
 INFINITE_WIDTH_STEPS = [step for step in STEPS if step not in ("width", "rest")]
 

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from graph_draws import digits, extrapolated_scores, rejected
 from residual_modules import ConvNeXt, DenseNet, ResidualMlp, ResNet, SqueezeExcite, Swish
+from rule_modules import ConcatenatedGroups, Depthwise, Neighbours, Pointwise, SplitGroups
 from torch import nn
 
 DRAWS = 100
@@ -26,6 +27,11 @@ MODELS: dict[str, tuple[Callable[[int], nn.Module], int]] = {
     "residual MLP, layer norm": (partial(ResidualMlp, "layer"), 1),
     "residual MLP, RMS norm": (partial(ResidualMlp, "rms"), 1),
     "swish, halves of channels": (Swish, 1),
+    "groups with channels of two tensors": (ConcatenatedGroups, 1),
+    "groups whose channels are used in different ways": (SplitGroups, 1),
+    "depthwise, then activations": (Depthwise, 1),
+    "functions of several tensors": (Pointwise, 1),
+    "local response norm, mean only": (Neighbours, 3),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,11 @@ from residual_modules import ResidualMlp, ResNet
 from torch import Tensor, nn
 
 from fanin.inits import to_init
+from fanin.models import ResNet as FaninResNet
 from fanin.theory.field import FieldTooLarge, Sampling, predict_field
-from fanin.theory.graph import predict_graph
+from fanin.theory.graph import channel, predict_graph
+from fanin.theory.graph.plan import plan_graph
+from fanin.theory.graph.predict import run_plan
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
 from fanin.theory.prediction import Prediction
@@ -95,6 +99,11 @@ class Refused(nn.Module):
         self.fc = nn.Linear(8, 8)
         self.scale = nn.Parameter(torch.arange(4.0)[:, None, None])
         self.drop = nn.Dropout(0.5)
+        self.gate = nn.Conv2d(1, 1, 1)
+        self.multiply = nn.Conv2d(4, 8, 3, groups=4)
+        self.norm = nn.GroupNorm(2, 6)
+        self.six = nn.Conv2d(6, 4, 3)
+        self.response = nn.LocalResponseNorm(3)
 
 
 class WeightsTwice(Refused):
@@ -140,6 +149,61 @@ class OverImages(Refused):
         return x - x.mean(dim=(0, 2, 3), keepdim=True)
 
 
+class WithoutGradient(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        with torch.no_grad():
+            gate = x.sigmoid()
+        return self.again(x * gate)
+
+
+class TiedWeights(Refused):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tied = nn.Conv2d(4, 4, 3, padding=1)
+        self.tied.weight = self.again.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tied(F.relu(self.again(self.conv(x))))
+
+
+class OtherStride(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.conv(x), self.again.weight, self.again.bias, stride=2, padding=1)
+
+
+class WithoutBias(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.conv(x).mean(2), self.fc.weight)
+
+
+class OneGate(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.conv(x) * self.gate(x).sigmoid())
+
+
+class MultipliedChannels(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.multiply(self.conv(x))
+
+
+class ImageInGroup(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.six(self.norm(torch.cat([self.conv(x), x, x], 1)))
+
+
+class ResponseOfTwoTensors(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.response(torch.cat([x, self.again(x)], 1))
+
+
+class MaximumOfChannels(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.again(x - torch.max(x, 1, keepdim=True)[0])
+
+
 class DropoutInTraining(Refused):
     def forward(self, x: Tensor) -> Tensor:
         return self.again(self.drop(self.conv(x)))
@@ -164,6 +228,15 @@ class TwoOutputs(Refused):
         (OverImages, "layer mean: mean over images or channels is not supported"),
         (DropoutInTraining, r"layer drop: dropout in training mode.*model.eval\(\)"),
         (TwoOutputs, r"several outputs \(a, b\)"),
+        (WithoutGradient, "layer sigmoid: no gradient flows through it"),
+        (TiedWeights, "layer tied: the weights of layer again are used twice"),
+        (OtherStride, "layer conv2d: it uses the weight of layer again with another bias, stride"),
+        (WithoutBias, "layer linear: it uses the weight of layer fc with another bias"),
+        (OneGate, "layer mul: one channel is used with several others"),
+        (MultipliedChannels, "layer multiply: it computes several channels from one"),
+        (ImageInGroup, "layer norm: a group that contains channels of the images"),
+        (ResponseOfTwoTensors, "layer response: it combines channels of different tensors"),
+        (MaximumOfChannels, "layer max: the operation max is not supported"),
     ],
 )
 def test_a_refusal_names_the_layer_and_the_line(model: type[nn.Module], message: str):
@@ -185,8 +258,85 @@ def test_a_large_map_is_refused_with_its_size():
 
 def test_a_seed_gives_the_same_prediction():
     first, same, other = (
-        predict(ResNet(width=4), digits(), sampling=Sampling(seed=seed)).repeats["vjp_m2"]
+        predict(ResNet(width=4), digits(), sampling=Sampling(seed=seed)).repeats["vjp_m2"][0]
         for seed in (0, 0, 1)
     )
     assert (first == same).all()
     assert (first != other).any()
+
+
+def test_freed_samples_do_not_change_the_moments():
+    model, images = ResNet("group", width=8), digits(2)
+    moments = declared_moments(model, to_init("he_normal"))
+    plan = plan_graph(model, moments, images, Sampling())
+    fields = (run_plan(plan, images, 0, 0, summarize=freed) for freed in (False, True))
+    for kept, freed in zip(*fields, strict=True):
+        for step in plan.reported.values():
+            torch.testing.assert_close(freed[step].value.m2, kept[step].value.m2)
+            assert freed[step].cotangent is not None
+            torch.testing.assert_close(freed[step].cotangent.m2, kept[step].cotangent.m2)
+        assert [t.is_sampled for t in freed] == [t.is_sampled for t in kept]
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_large_fields_have_the_moments_of_whitened_ones(norm: str, monkeypatch: pytest.MonkeyPatch):
+    """Large fields have float32 samples whose covariances are not exact."""
+    model, images = ResNet(norm, width=8), digits(3)
+    exact = predict(model, images, sampling=Sampling(repeats=4))
+    monkeypatch.setattr(channel, "MAX_WHITENED_POINTS", 0)
+    monkeypatch.setattr(channel, "LARGE", 0)
+    monkeypatch.setattr(channel, "is_whitened", lambda samples, dimensions: False)
+    large = predict(model, images, sampling=Sampling(repeats=4, seed=1))
+    for quantity in ("preact_m2", "vjp_m2"):
+        logs = [np.log(p.repeats[quantity].mean(1)) for p in (exact, large)]
+        errors = [x.std(0, ddof=1) / len(x) ** 0.5 for x in logs]
+        z = (logs[0].mean(0) - logs[1].mean(0)) / np.hypot(np.hypot(*errors), 1e-3)
+        assert np.abs(z).max() < 5, quantity
+
+
+class Halves(nn.Module):
+    """A function of the halves of a linear layer's outputs, whose second moment is q."""
+
+    def __init__(self, combine) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 16), nn.Linear(8, 10)
+        self.wide = nn.Linear(16, 10)
+        self.combine = combine
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.combine(self.first(x.flatten(1)))
+        return self.last(y) if y.shape[1] == 8 else self.wide(y)
+
+
+def swapped(x: Tensor) -> Tensor:
+    return torch.cat([x[:, 8:], x[:, :8]], 1)
+
+
+@pytest.mark.parametrize(
+    ("combine", "tensor", "expected"),
+    [
+        (lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], "mul", lambda q: q**2),
+        (lambda x: x[:, :8] * x[:, :8], "mul", lambda q: 3 * q**2),
+        (lambda x: x[:, :8] - x[:, 8:], "sub", lambda q: 2 * q),
+        (lambda x: x + swapped(x), "add", lambda q: 2 * q),
+        (lambda x: x + swapped(swapped(x)), "add", lambda q: 4 * q),
+        (lambda x: x - torch.cat(x.chunk(2, 1), 1), "sub", lambda q: 0 * q),
+        (lambda x: F.pad(x[:, 8:], (8, 0)) - x, "sub", lambda q: q / 2),
+    ],
+)
+def test_channels_of_different_places_are_independent(combine, tensor: str, expected):
+    """For two channels of a Gaussian layer, E[a^2 b^2] = q^2, or 3 q^2 if they are the same."""
+    prediction = predict(Halves(combine), digits(2))
+    m2 = dict(zip(prediction.layer_names, prediction.value("preact_m2").T, strict=True))
+    errors = dict(
+        zip(prediction.layer_names, prediction.repeats["preact_m2"].std(0).T, strict=True)
+    )
+    tolerance = 3 * errors[tensor].max() + 1e-9
+    np.testing.assert_allclose(m2[tensor], expected(m2["first"]), atol=tolerance)
+
+
+def test_a_graph_that_needs_too_much_memory_is_refused_with_advice():
+    model = FaninResNet(depth=20, width=2).build((1, 32, 32), 10, nn.ReLU)
+    images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UnpredictableLayer, match=r"needs about \d\d GiB for 4 images.*max_images="):
+        predict(model, images)

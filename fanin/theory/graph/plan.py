@@ -1,0 +1,184 @@
+"""Plan of a graph: its steps with rules, and the tensors that are reported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fanin.graph import Graph, Node, record
+from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
+from fanin.theory.field.sampling import Sampling
+from fanin.theory.graph.build import Builder, step_name
+from fanin.theory.graph.channel import samples_for
+from fanin.theory.graph.layout import Layout
+from fanin.theory.graph.propagate import Step
+from fanin.theory.graph.rules import add_node
+from fanin.theory.layer_kind import UnpredictableLayer
+from fanin.theory.moments import LayerMoments
+
+WEIGHT_OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d")
+NORMALIZATIONS = ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
+ARITHMETIC = ("add", "sub", "rsub", "mul")
+REPORTED = (*WEIGHT_OPERATIONS, *NORMALIZATIONS, *ARITHMETIC, "cat")
+MAX_GIB = 16
+COPIES = 3  # of all samples and covariances that exist at once, measured on residual networks
+
+
+@dataclass(frozen=True)
+class GraphPlan:
+    """The steps of a graph, and which of them are reported.
+
+    Attributes
+    ----------
+    steps
+        Operations in order.
+    layouts
+        Layout of each step's output.
+    samples
+        Samples that each field needs.
+    joint
+        True if all images share one field (batch normalization).
+    graph
+        The recorded graph, of one image unless they share a field.
+    batch_graph
+        The recorded graph of all images. It has the same nodes.
+    reported
+        Step of each reported node: weight layers, sums, products and normalizations, and the
+        output.
+    names
+        Names of the reported nodes, each different.
+    step_of
+        Step of each node that is one tensor.
+    """
+
+    steps: tuple[Step, ...]
+    layouts: tuple[Layout, ...]
+    samples: int
+    joint: bool
+    graph: Graph
+    batch_graph: Graph
+    reported: Mapping[Node, int]
+    names: tuple[str, ...]
+    step_of: Mapping[Node, int]
+
+
+def plan_graph(
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Float[Tensor, "image channel *position"],
+    sampling: Sampling,
+    *,
+    joint: bool = False,
+    assumptions: Assumptions = NO_ASSUMPTIONS,
+) -> GraphPlan:
+    """Record a model's graph and find the rules of its operations.
+
+    Parameters
+    ----------
+    model, moments, images, sampling
+        As in `predict_graph`.
+    joint
+        True if all images share one field, even if they do not change each other's moments.
+    assumptions
+        Operations to replace.
+
+    Raises
+    ------
+    UnpredictableLayer
+        The graph cannot be recorded, or theory has no rule for an operation.
+    """
+    batch_graph = record(model, images)
+    joint = joint or len(images) == 1 or couples_images(batch_graph)
+    graph = batch_graph if joint else record(model, images[:1])
+    if [node.operation for node in graph.nodes] != [node.operation for node in batch_graph.nodes]:
+        raise UnpredictableLayer("", "it runs other operations on one image than on several")
+    builder = Builder(graph, model, moments, images if joint else images[:1], assumptions)
+    for node in graph.nodes:
+        add_node(builder, node)
+    output = graph.output
+    if not isinstance(output, Node):
+        several = ", ".join(graph.outputs)
+        raise UnpredictableLayer("", f"it has several outputs ({several}), which is not supported")
+    last = builder.step_of(output)
+    largest = max(builder.n_images * layout.n_positions for layout in builder.layouts)
+    samples = max(sampling.samples, samples_for(largest))
+    samples += (2 - samples) % 4  # even, and no multiple of usual numbers of channels
+    _check_memory(builder, samples)
+    reported = {
+        node: step for node, step in builder.numbers.items() if step <= last and is_reported(node)
+    }
+    if last not in reported.values():
+        reported[output] = last
+    return GraphPlan(
+        steps=tuple(builder.steps[: last + 1]),
+        layouts=tuple(builder.layouts[: last + 1]),
+        samples=samples,
+        joint=joint,
+        graph=graph,
+        batch_graph=batch_graph,
+        reported=reported,
+        names=_distinct([step_name(node) for node in reported]),
+        step_of=builder.numbers,
+    )
+
+
+def _check_memory(builder: Builder, samples: int) -> None:
+    """Raise an error if the samples and covariances of a field need too much memory."""
+    points = [builder.n_images * layout.n_positions for layout in builder.layouts]
+    gib = COPIES * sum(8 * p * (samples + p) for p in points) / 2**30
+    if gib <= MAX_GIB:
+        return
+    n = builder.n_images
+    affordable = int(n * (MAX_GIB / gib) ** 0.5)
+    advice = "use smaller images"
+    if n > 1 and affordable:
+        advice += (
+            f", or at most {affordable} of them, because batch normalization couples them"
+            f" (max_images={affordable}; in a sweep probe.size={affordable})"
+        )
+    raise UnpredictableLayer(
+        "",
+        f"theory `field` needs about {gib:.0f} GiB for {n} image{'s' * (n > 1)} that share a field,"
+        f" and its limit is {MAX_GIB}; {advice}",
+    )
+
+
+def is_reported(node: Node) -> bool:
+    """Return True for weight layers, normalizations, concatenations, and sums of two tensors."""
+    if not node.depends_on_images or node.operation not in REPORTED:
+        return False
+    return node.operation not in ARITHMETIC or len(fields_of(node)) > 1
+
+
+def fields_of(node: Node) -> list[Node]:
+    """Return the inputs of a node that depend on the images."""
+    return [value for value in node.inputs if value.depends_on_images]
+
+
+def couples_images(graph: Graph) -> bool:
+    """Return True if the images of a batch change each other's moments (batch normalization)."""
+    return any(
+        (node.operation == "batch_norm" and node.arguments["training"])
+        or node.operation == "mean_only"
+        for node in graph.nodes
+    )
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Add numbers to names that occur several times, such as two sums in one module.
+
+    Examples
+    --------
+    >>> _distinct(["conv", "add", "add"])
+    ('conv', 'add', 'add_2')
+    """
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(result)
