@@ -16,7 +16,6 @@ from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.elementwise import Function, copy_state, elementwise
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.plan import MAX_POINTS, FieldTooLarge
-from fanin.theory.field.state import LayerWeights
 from fanin.theory.field.weights import layer_weights
 from fanin.theory.graph.depthwise import Depthwise
 from fanin.theory.graph.elementary import ChannelRule
@@ -189,19 +188,20 @@ class Builder:
                 " modules",
             )
         out = Layout(weights.out_channels, taps.positions, layout.channel_axis)
-        operation: Operation = Weights(WeightLayer(name, taps, weights))
+        operation: Weights | Depthwise = Weights(WeightLayer(name, taps, weights))
         if weights.group_in_channels == 1 and source not in self.known:
-            operation = self._depthwise(node, name, taps, weights)
+            operation = self._depthwise(node, operation.layer)
         self.add(node, operation, [source], out)
 
-    def _depthwise(self, node: Node, name: str, taps: Taps, weights: LayerWeights) -> Depthwise:
+    def _depthwise(self, node: Node, layer: WeightLayer) -> Depthwise:
+        weights = layer.weights
         if weights.out_channels != weights.groups:
             raise self.refuse(node, "it computes several channels from one, which is not supported")
         if weights.kurtosis not in (0, UNIFORM_KURTOSIS):
             raise self.refuse(
                 node, "a depthwise convolution needs weights of a normal or uniform distribution"
             )
-        return Depthwise(name, taps, weights)
+        return Depthwise(layer)
 
     def _weight_module(self, node: Node) -> tuple[str, nn.Module]:
         name = node.path

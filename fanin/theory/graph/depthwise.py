@@ -17,12 +17,11 @@ from torch import Tensor
 
 from fanin.inits.weight_shape import UNIFORM_KURTOSIS
 from fanin.seeds import make_generator
-from fanin.theory.field.geometry import Taps
 from fanin.theory.field.sampling import whitened
-from fanin.theory.field.state import LayerWeights
 from fanin.theory.graph.channel import Channel, Samples
 from fanin.theory.graph.feature_map import FeatureMap, Group, aligned
 from fanin.theory.graph.operations import Cotangents, Fields
+from fanin.theory.graph.over_channels import WeightLayer
 
 Points = Float[Tensor, "sample point"]
 
@@ -31,12 +30,10 @@ Points = Float[Tensor, "sample point"]
 class Depthwise:
     """A convolution with as many groups as channels, and weights of mean 0."""
 
-    name: str
-    taps: Taps
-    weights: LayerWeights
+    layer: WeightLayer
 
     def forward(self, inputs: Sequence[FeatureMap], fields: Fields) -> FeatureMap:
-        return inputs[0].map(lambda x: DepthwiseOutput(self, x, fields))
+        return inputs[0].map(lambda x: DepthwiseOutput(self.layer, x, fields))
 
     def backward(
         self, inputs: Sequence[FeatureMap], output: FeatureMap, g: FeatureMap, fields: Fields
@@ -65,7 +62,7 @@ class Depthwise:
 class DepthwiseOutput(Channel):
     """An output channel and its kernels, one for each sample."""
 
-    def __init__(self, layer: Depthwise, x: Channel, fields: Fields) -> None:
+    def __init__(self, layer: WeightLayer, x: Channel, fields: Fields) -> None:
         self._number, self._n_samples = fields.number(), fields.samples
         self._key = (*fields.key, self._number)
         self._layer, self._input = layer, x

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fanin.graph import Node
+from fanin.theory.graph.depthwise import Depthwise
 from fanin.theory.graph.feature_map import FeatureMap
 from fanin.theory.graph.network import GraphNetwork
 from fanin.theory.graph.operations import Add, Fields, Weights
@@ -104,13 +105,13 @@ def _log_gains(
     with torch.no_grad():
         for step in plan.steps:
             operation = step.operation
-            if isinstance(operation, Weights):
+            if isinstance(operation, Weights | Depthwise):
                 layer = operation.layer
                 inputs = [of_part[step.inputs[0]] for of_part in values]
                 gain = _gain(operation, inputs, fields, targets, solve)
                 logs[layer.name] = float(np.log(gain))
                 scaled = replace(layer, weights=layer.weights.scaled(gain))
-                operation = Weights(scaled)
+                operation = replace(operation, layer=scaled)
             for x, of_part, source in zip(parts, values, fields, strict=True):
                 if operation is None:
                     of_part.append(images_map(x))
@@ -120,7 +121,7 @@ def _log_gains(
 
 
 def _gain(
-    operation: Weights,
+    operation: Weights | Depthwise,
     inputs: Sequence[FeatureMap],
     fields: Sequence[Fields],
     targets: Mapping[str, float],
@@ -144,7 +145,7 @@ def _ancestors(steps: Sequence[Step]) -> list[frozenset[int]]:
 
 
 def _count_weights(steps: Sequence[Step], numbers: frozenset[int]) -> int:
-    return sum(isinstance(steps[i].operation, Weights) for i in numbers)
+    return sum(isinstance(steps[i].operation, Weights | Depthwise) for i in numbers)
 
 
 def _ends(
