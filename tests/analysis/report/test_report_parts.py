@@ -216,7 +216,7 @@ def test_the_reproduction_lists_only_commands_that_have_data():
 
 
 def test_a_study_section_contains_claims_and_figures(monkeypatch: pytest.MonkeyPatch):
-    result = ClaimResult("q*", "0.61 (their map)", "0.62 in the last layer", True)
+    result = ClaimResult("q*", "0.61 (their map)", "0.62 in the last layer", True, is_main=True)
     figures = {"poole": Figure(figsize=(2, 2))}
     warning = "2 of 9 cells are missing"
     study = Study("It converges.", figures, "Tanh networks.", (result,), warning)
