@@ -6,6 +6,7 @@ python -m analysis.studies.questions --write docs
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def _paragraphs(section: Section) -> Iterator[str]:
     sizes = section.scoring.sizes
     yield f"Sizes in the question: {sizes['theirs']}. Ours: {sizes['ours']}."
     for name, text in captioned_figures(section)[1:]:
-        yield f"![{text.partition(':')[0].rstrip('.')}](../../{FIGURES}/{name}.png)"
+        yield f"![{re.split('[:.(]', text)[0].strip()}](../../{FIGURES}/{name}.png)"
         yield f"*{text}*"
     yield from closing_paragraphs(section)
 
