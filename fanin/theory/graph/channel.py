@@ -77,7 +77,7 @@ class Channel:
     def __init__(
         self,
         shape: Sequence[int],
-        draw: Callable[[], Samples],
+        draw: Callable[[], Samples] | None,
         *,
         products: Callable[[], Pairs] | None = None,
         mean: Callable[[], Tensor] | None = None,
@@ -94,7 +94,7 @@ class Channel:
         self.sources = sources
         self.linear_in = linear_in
         self.is_known = is_known
-        self._draw: Callable[[], Samples] | None = draw
+        self._draw = draw
         self._products, self._mean = products, mean
         self._is_cheap = is_cheap
         self._stored: Samples | None = None
@@ -219,7 +219,7 @@ class FreshChannel(Channel):
         # No reference to itself, so that its memory is free as soon as it is not used.
         super().__init__(
             shape,
-            _never_called,
+            None,
             gaussian=gaussian,
             sources=frozenset({(source, 0)}),
             linear_in=frozenset({(source, 0)}),
@@ -286,10 +286,6 @@ def _times(z: Tensor, root: Tensor) -> Float[Tensor, "sample point"]:
 
 def is_whitened(samples: int, dimensions: int) -> bool:
     return samples >= 2 * (int(SAMPLES_PER_DIMENSION * dimensions) + 8)
-
-
-def _never_called() -> Samples:
-    raise NotImplementedError
 
 
 def decorrelate(x: Channel, y: Channel) -> None:

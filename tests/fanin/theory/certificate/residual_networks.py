@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from analysis.studies.graph_modules import make_norm
+
 
 def digits(count: int = 2) -> Tensor:
     """Return standardized images of handwritten digits, [image, 1, 8, 8]."""
@@ -36,17 +38,6 @@ class BasicBlock(nn.Module):
         out = self.norm2(self.conv2(out))
         out += identity
         return F.relu(out)
-
-
-def make_norm(kind: str, channels: int) -> nn.Module:
-    """Return a normalization layer."""
-    match kind:
-        case "batch":
-            return nn.BatchNorm2d(channels)
-        case "group":
-            return nn.GroupNorm(4, channels)
-        case _:
-            return nn.Identity()
 
 
 class ResNet(nn.Module):

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from analysis.studies.graph_modules import make_norm
+
 
 class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut, with the activation after the sum (v1) or before (v2)."""
@@ -42,21 +44,6 @@ class ResidualBlock(nn.Module):
             s = self.stride
             return F.pad(x[:, :, ::s, ::s], (0, 0, 0, 0, self.pad, self.pad))
         return x
-
-
-def make_norm(kind: str, channels: int) -> nn.Module:
-    """Return a normalization layer."""
-    match kind:
-        case "batch":
-            return nn.BatchNorm2d(channels)
-        case "group":
-            return nn.GroupNorm(4, channels)
-        case "layer":
-            return nn.GroupNorm(1, channels)
-        case "instance":
-            return nn.InstanceNorm2d(channels)
-        case _:
-            return nn.Identity()
 
 
 class ResNet(nn.Module):
