@@ -36,6 +36,8 @@ SHAPE_ONLY = {
 }
 GRADIENT_FUNCTIONS = {"backward", "grad", "jacobian", "hessian", "vjp", "jvp"}
 UNINITIALIZED = {"empty", "empty_like", "new_empty", "empty_strided", "empty_permuted"}
+# Functions that change nothing on one image, but something on several.
+DEPEND_ON_BATCH = {"expand", "expand_as", "broadcast_to"}
 # Properties of a tensor that are tensors with the same or rearranged values.
 TENSOR_PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "imag"}
 
@@ -205,7 +207,7 @@ class Recorder(TorchFunctionMode):
             self._tensors.change(tensor, self._finish(node, name, tensor))
             return result
         if isinstance(result, Tensor) and any(map(partial(_is_same, result), tensors)):
-            if kind != "module":
+            if kind != "module" and name not in DEPEND_ON_BATCH:
                 return result  # such as x.contiguous()
             if any(result is tensor for tensor in tensors):
                 result = torch.ops.aten.alias(result)

@@ -154,7 +154,7 @@ class Builder:
 
     def add_rule(self, node: Node, rule: ChannelRule, layout: Layout | None = None) -> None:
         """Add a step that treats each channel of a node's first input alone."""
-        source = self.step_of(node.inputs[0] if node.kind == "module" else first_field(node))
+        source = self.step_of(fields_of(node)[0])
         self.add(node, PerChannel(rule), [source], layout or self.layouts[source])
 
     def set(self, node: Node, step: int | tuple[int, ...]) -> None:
@@ -262,14 +262,14 @@ def step_name(node: Node) -> str:
     return f"{node.path}.{node.operation}" if node.path else node.operation
 
 
-def first_field(node: Node) -> Node:
-    """Return the first input that depends on the images."""
-    return next(value for value in node.inputs if value.depends_on_images)
+def fields_of(node: Node) -> list[Node]:
+    """Return the inputs of a node that depend on the images."""
+    return [value for value in node.inputs if value.depends_on_images]
 
 
 def as_function(node: Node) -> Callable[[Tensor], Tensor]:
     """Return a node's call as a float64 function of its first input that depends on the images."""
-    source = first_field(node)
+    source = fields_of(node)[0]
     if isinstance(node.target, nn.Module):
         state = copy_state(node.target, "cpu")
         return lambda x: functional_call(node.target, state, (x.clone(),))
@@ -285,7 +285,8 @@ def _value(node: Node) -> Any:
     """Return the value of a node that does not depend on the images."""
     if node.kind in ("module", "function", "method"):
         return node.run(_value)
-    return node.target.detach().double() if isinstance(node.target, Tensor) else node.target
+    is_float = isinstance(node.target, Tensor) and node.target.is_floating_point()
+    return node.target.detach().double() if is_float else node.target
 
 
 def as_point_function(node: Node, inputs: Sequence[Node]) -> Callable[[Sequence[Tensor]], Tensor]:
@@ -307,7 +308,7 @@ def elementwise_function(node: Node) -> Function | None:
     """Return a node as an elementwise function, None if it is not one."""
     if isinstance(node.target, nn.Module):
         return elementwise(node.target)
-    fields = [value for value in node.inputs if value.depends_on_images]
+    fields = fields_of(node)
     if len(fields) != 1 or node.shape != fields[0].shape:
         return None
     function = as_function(node)

@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fanin.graph import Graph, Node, record
+from fanin.graph.differences import first_difference
 from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.field.sampling import Sampling
-from fanin.theory.graph.build import Builder, step_name
+from fanin.theory.graph.build import Builder, fields_of, step_name
 from fanin.theory.graph.channel import samples_for
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.propagate import Step
@@ -94,11 +95,11 @@ def plan_graph(
     batch_graph = record(model, images)
     joint = joint or len(images) == 1 or couples_images(batch_graph)
     graph = batch_graph if joint else record(model, images[:1])
-    if [node.operation for node in graph.nodes] != [node.operation for node in batch_graph.nodes]:
-        raise UnpredictableLayer("", "it runs other operations on one image than on several")
     builder = Builder(graph, model, moments, images if joint else images[:1], assumptions)
     for node in graph.nodes:
         add_node(builder, node)
+    if graph is not batch_graph:
+        _require_same(builder, batch_graph)
     output = graph.output
     if not isinstance(output, Node):
         several = ", ".join(graph.outputs)
@@ -123,6 +124,20 @@ def plan_graph(
         reported=reported,
         names=_distinct([step_name(node) for node in reported]),
         step_of=builder.numbers,
+    )
+
+
+def _require_same(builder: Builder, batch_graph: Graph) -> None:
+    """Raise an error if the model computes something else on one image than on several."""
+    difference = first_difference(builder.graph, batch_graph)
+    if difference is None:
+        return
+    node, text = difference
+    n = batch_graph.nodes[0].shape[0]
+    raise builder.refuse(
+        node,
+        f"it depends on the number of images: on {n} instead of 1, {text}; pass one image"
+        " (max_images=1)",
     )
 
 
@@ -152,11 +167,6 @@ def is_reported(node: Node) -> bool:
     if not node.depends_on_images or node.operation not in REPORTED:
         return False
     return node.operation not in ARITHMETIC or len(fields_of(node)) > 1
-
-
-def fields_of(node: Node) -> list[Node]:
-    """Return the inputs of a node that depend on the images."""
-    return [value for value in node.inputs if value.depends_on_images]
 
 
 def couples_images(graph: Graph) -> bool:

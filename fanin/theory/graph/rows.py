@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from fanin.graph import OPERATIONS, Node
-from fanin.theory.graph.build import elementwise_function, first_field
+from fanin.theory.graph.build import elementwise_function, fields_of
 from fanin.theory.graph.plan import (
     ARITHMETIC,
     NORMALIZATIONS,
     WEIGHT_OPERATIONS,
     GraphPlan,
-    fields_of,
 )
 from fanin.theory.graph.propagate import Step
 from fanin.theory.graph.rules import RULES
@@ -155,13 +154,13 @@ def _activations_after(node: Node, readers: Mapping[Node, Sequence[Node]]) -> It
 
 def _input_activation(node: Node, reported: Mapping[Node, int]) -> str:
     """Return the activation before a weight layer; pooling and reshaping may be between them."""
-    node = first_field(node)
+    node = fields_of(node)[0]
     while node not in reported:
         if node.kind == "input":
             return IMAGES
         if node.operation not in RULES:
             return _activation_name(node)
-        node = first_field(node)
+        node = fields_of(node)[0]
     return ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import nn
 
 from fanin.graph import OPERATIONS, Node
@@ -41,6 +42,7 @@ POINTWISE = (
     *("gt", "lt", "ge", "le", "eq", "ne", "logical_and", "logical_or"),
 )
 """Elementwise functions that users call with several tensors."""
+DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d")
 
 
 def add_node(builder: Builder, node: Node) -> None:
@@ -56,13 +58,15 @@ def add_node(builder: Builder, node: Node) -> None:
         return
     if not node.depends_on_images:
         return
-    if node.is_random and node.operation not in RULES:
-        raise builder.refuse(node, f"{node.operation} draws random numbers")
+    drawn = _random_source(node)
+    if drawn is not None and node.operation not in DROPOUT:
+        raise builder.refuse(drawn, "it draws random numbers; call model.eval()")
     if node.operation != "detach" and _stops_gradient(node):
         raise builder.refuse(node, "no gradient flows through it, which is not supported")
-    if rule := RULES.get(node.operation):
-        rule(builder, node)
-        return
+    RULES.get(node.operation, _elementwise)(builder, node)
+
+
+def _elementwise(builder: Builder, node: Node) -> None:
     function = elementwise_function(node)
     if function is None:
         raise builder.refuse(node, f"the operation {node.operation} is not supported")
@@ -70,6 +74,18 @@ def add_node(builder: Builder, node: Node) -> None:
         builder.add_rule(node, Scale(_he_gain(node) ** 0.5))
     else:
         builder.add_rule(node, Elementwise(function))
+
+
+def _random_source(node: Node) -> Node | None:
+    """Return the call that draws random numbers for a node or its constants, if any."""
+    queue, seen = [node], {node}
+    for value in queue:
+        if value.is_random:
+            return value
+        constants = [x for x in value.inputs if not x.depends_on_images and x not in seen]
+        queue += constants
+        seen |= set(constants)
+    return None
 
 
 def _he_gain(node: Node) -> float:
@@ -86,10 +102,13 @@ def _he_gain(node: Node) -> float:
 
 
 def _stops_gradient(node: Node) -> bool:
-    """Return True if the node runs in `torch.no_grad()`."""
-    is_float = node.dtype is None or node.dtype.is_floating_point
+    """Return True if the node runs in `torch.no_grad()`, or rounds to integers.
+
+    Comparisons such as `x > 0` are supported.
+    """
+    is_bool = node.dtype == torch.bool
     receives = any(value.depends_on_images and value.requires_grad for value in node.inputs)
-    return is_float and receives and not node.requires_grad
+    return receives and not is_bool and not node.requires_grad
 
 
 # --- arithmetic ---------------------------------------------------------------------------------
@@ -99,12 +118,20 @@ def _alias(builder: Builder, node: Node) -> None:
     builder.set(node, builder.step_of(node.inputs[0]))
 
 
+def _converted(builder: Builder, node: Node) -> None:
+    """Ignore a conversion between floating-point types."""
+    types = [value.dtype for value in (node, node.inputs[0])]
+    if all(dtype is not None and dtype.is_floating_point for dtype in types):
+        _alias(builder, node)
+    else:
+        _elementwise(builder, node)
+
+
 def _sum(builder: Builder, node: Node, sign: float = 1.0, exchanged: bool = False) -> None:
     arguments = node.arguments
     x, y = arguments["input"], arguments["other"]
-    scales = [1.0, sign * float(arguments.get("alpha", 1))]
-    if exchanged:  # rsub: other - input
-        scales = [-1.0, 1.0]
+    alpha = float(arguments["alpha"])
+    scales = [-alpha, 1.0] if exchanged else [1.0, sign * alpha]  # rsub: other - alpha input
     if builder.is_field(x) and builder.is_field(y):
         steps = [
             _scaled(builder, node, builder.step_of(value), scale)
@@ -114,8 +141,7 @@ def _sum(builder: Builder, node: Node, sign: float = 1.0, exchanged: bool = Fals
         return
     field, number, scale = (x, y, scales) if builder.is_field(x) else (y, x, scales[::-1])
     shift = scale[1] * builder.constant(node, number)
-    source = builder.step_of(field)
-    builder.add(node, PerChannel(Scale(scale[0], shift)), [source], builder.layouts[source])
+    _scale(builder, node, field, Scale(scale[0], shift))
 
 
 def _scaled(builder: Builder, node: Node, step: int, scale: float) -> int:
@@ -134,17 +160,23 @@ def _product(builder: Builder, node: Node) -> None:
         builder.add(node, Multiply(), steps, _broadcast(builder, node, *steps))
         return
     field, number = (x, y) if builder.is_field(x) else (y, x)
-    factor = builder.constant(node, number)
+    _scale(builder, node, field, Scale(builder.constant(node, number)))
+
+
+def _scale(builder: Builder, node: Node, field: Node, rule: Scale) -> None:
+    """Add a sum or product with a constant, which may have more positions than the tensor."""
     source = builder.step_of(field)
-    builder.add(node, PerChannel(Scale(factor)), [source], builder.layouts[source])
+    if node.shape != field.shape:
+        source = shapes.expanded(builder, node, source)
+    builder.add(node, PerChannel(rule), [source], builder.layouts[source])
 
 
 def _quotient(builder: Builder, node: Node) -> None:
-    y = node.arguments["other"]
+    x, y = node.arguments["input"], node.arguments["other"]
     if builder.is_field(y) or node.arguments["rounding_mode"]:
         _pointwise(builder, node)
         return
-    builder.add_rule(node, Scale(1 / builder.constant(node, y)))
+    _scale(builder, node, x, Scale(1 / builder.constant(node, y)))
 
 
 def _negative(builder: Builder, node: Node) -> None:
@@ -262,9 +294,10 @@ def _refused(reason: str) -> Rule:
 LINEAR: Rule = partial(_on_map, linear=True)
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weights),
-    **dict.fromkeys(("identity", "clone", "contiguous", "to"), _alias),
+    **dict.fromkeys(("identity", "clone", "contiguous"), _alias),
     "add": _sum,
     "sub": partial(_sum, sign=-1.0),
+    "to": _converted,
     "rsub": partial(_sum, exchanged=True),
     "mul": _product,
     "div": _quotient,
@@ -285,7 +318,7 @@ RULES: dict[str, Rule] = {
     "rms_norm": rms_norm,
     "mean_only": mean_only,
     "local_response_norm": local_response_norm,
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _dropout),
+    **dict.fromkeys(DROPOUT, _dropout),
     **dict.fromkeys(("softmax", "log_softmax"), _head),
     **shapes.RULES,
     "detach": _refused("detach() stops the gradient, which is not supported"),
