@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fanin.graph.graph import Graph, Node
 from fanin.graph.structure import entries
 
-
 SIZE_OPERATIONS = ("reshape", "unflatten", "expand", "repeat")
 """Operations whose arguments may contain the number of images."""
 

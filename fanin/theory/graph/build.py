@@ -26,6 +26,8 @@ from fanin.theory.graph.propagate import Step
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments, moments_of
 
+MEASURE = "fanin.probe measures any network"
+
 
 class Builder:
     """Steps of a graph, made node by node.
@@ -103,13 +105,14 @@ class Builder:
         """Return True for a node whose value depends on the images."""
         return isinstance(value, Node) and value.depends_on_images
 
-    def constant(self, node: Node, value: object) -> float:
+    def constant(self, node: Node, value: object, name: str = "", remedy: str = MEASURE) -> float:
         """Return an argument as a number.
 
         Raises
         ------
         UnpredictableLayer
-            It is a tensor of different values, such as a trained scale for each channel.
+            It is a tensor of different values, such as a trained scale for each channel. The
+            message contains its name, if there is one, and the remedy.
         """
         if isinstance(value, Node):
             tensor = self._constants[value]
@@ -117,8 +120,10 @@ class Builder:
             tensor = torch.as_tensor(value).detach().double()
         first = tensor.flatten()[0]
         if bool((tensor != first).any()):
+            if isinstance(value, Node) and value.path and value.kind in ("parameter", "buffer"):
+                name = value.path
             raise self.refuse(
-                node, "it uses a tensor of different constants, which is not supported"
+                node, f"{name or 'a constant'} has different values, which is not supported", remedy
             )
         return float(first)
 
@@ -225,10 +230,10 @@ class Builder:
             )
         return name, module
 
-    def refuse(self, node: Node, reason: str) -> UnpredictableLayer:
+    def refuse(self, node: Node, reason: str, remedy: str = MEASURE) -> UnpredictableLayer:
         """Return the error for a node that theory cannot predict."""
         line = f" ({node.line})" if node.line else ""
-        return UnpredictableLayer(step_name(node), reason + line)
+        return UnpredictableLayer(step_name(node), f"{reason}; {remedy}{line}")
 
 
 def _calls_as(node: Node, module: nn.Module) -> bool:
@@ -243,11 +248,11 @@ def _calls_as(node: Node, module: nn.Module) -> bool:
     n = len(module.kernel_size)
     options = ("stride", "padding", "dilation", "groups")
     return module.padding_mode == "zeros" and all(
-        _as_tuple(arguments[name], n) == _as_tuple(getattr(module, name), n) for name in options
+        _repeated(arguments[name], n) == _repeated(getattr(module, name), n) for name in options
     )
 
 
-def _as_tuple(value: Any, n: int) -> tuple[Any, ...]:
+def _repeated(value: Any, n: int) -> tuple[Any, ...]:
     return (value,) * n if isinstance(value, int | str) else tuple(value)
 
 
@@ -289,16 +294,18 @@ def _value(node: Node) -> Any:
     return node.target.detach().double() if is_float else node.target
 
 
-def as_point_function(node: Node, inputs: Sequence[Node]) -> Callable[[Sequence[Tensor]], Tensor]:
+def as_point_function(
+    node: Node, inputs: Sequence[Node], constants: Mapping[Node, float]
+) -> Callable[[Sequence[Tensor]], Tensor]:
     """Return a function node as a float64 function of several inputs."""
+    numbers = {
+        other: torch.tensor(value, dtype=torch.bool if other.dtype == torch.bool else torch.float64)
+        for other, value in constants.items()
+    }
 
     def run(values: Sequence[Tensor]) -> Tensor:
-        value_of = dict(zip(inputs, values, strict=True))
-
-        def read(other: Node) -> Any:
-            return value_of[other] if other in value_of else _value(other)
-
-        result: Tensor = node.run(read)
+        value_of = numbers | dict(zip(inputs, values, strict=True))
+        result: Tensor = node.run(value_of.__getitem__)
         return result
 
     return run

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.graph import Graph, Node, record
+from fanin.graph import Graph, GraphError, Node, record
 from fanin.graph.differences import first_difference
 from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.field.sampling import Sampling
@@ -92,19 +92,15 @@ def plan_graph(
     UnpredictableLayer
         The graph cannot be recorded, or theory has no rule for an operation.
     """
-    batch_graph = record(model, images)
+    batch_graph = _record(model, images)
     joint = joint or len(images) == 1 or couples_images(batch_graph)
-    graph = batch_graph if joint else record(model, images[:1])
+    graph = batch_graph if joint else _record_one(model, images[:1])
     builder = Builder(graph, model, moments, images if joint else images[:1], assumptions)
     for node in graph.nodes:
         add_node(builder, node)
     if graph is not batch_graph:
         _require_same(builder, batch_graph)
-    output = graph.output
-    if not isinstance(output, Node):
-        several = ", ".join(graph.outputs)
-        raise UnpredictableLayer("", f"it has several outputs ({several}), which is not supported")
-    last = builder.step_of(output)
+    last = builder.step_of(graph.output)
     largest = max(builder.n_images * layout.n_positions for layout in builder.layouts)
     samples = max(sampling.samples, samples_for(largest))
     samples += (2 - samples) % 4  # even, and no multiple of usual numbers of channels
@@ -113,7 +109,7 @@ def plan_graph(
         node: step for node, step in builder.numbers.items() if step <= last and is_reported(node)
     }
     if last not in reported.values():
-        reported[output] = last
+        reported[graph.output] = last
     return GraphPlan(
         steps=tuple(builder.steps[: last + 1]),
         layouts=tuple(builder.layouts[: last + 1]),
@@ -127,6 +123,29 @@ def plan_graph(
     )
 
 
+def _record(model: nn.Module, images: Float[Tensor, "image channel *position"]) -> Graph:
+    """Record the graph of a model that returns one tensor, such as `{"logits": y}`."""
+    graph = record(model, images)
+    outputs = list(graph.outputs.values())
+    if len(outputs) > 1:
+        names = ", ".join(graph.outputs)
+        raise UnpredictableLayer(
+            "", f"it has several outputs ({names}); write a module that returns one of them"
+        )
+    return replace(graph, output=outputs[0])
+
+
+def _record_one(model: nn.Module, image: Float[Tensor, "image channel *position"]) -> Graph:
+    try:
+        return _record(model, image)
+    except GraphError as error:
+        reason = (
+            f"on one image, {error.reason}; write squeeze(dim) instead of squeeze(), which removes"
+            " the axis of a single image"
+        )
+        raise GraphError(reason, error.path, error.line) from error
+
+
 def _require_same(builder: Builder, batch_graph: Graph) -> None:
     """Raise an error if the model computes something else on one image than on several."""
     difference = first_difference(builder.graph, batch_graph)
@@ -136,8 +155,8 @@ def _require_same(builder: Builder, batch_graph: Graph) -> None:
     n = batch_graph.nodes[0].shape[0]
     raise builder.refuse(
         node,
-        f"it depends on the number of images: on {n} instead of 1, {text}; pass one image"
-        " (max_images=1)",
+        f"it depends on the number of images: on {n} instead of 1, {text}",
+        "pass one image (max_images=1)",
     )
 
 

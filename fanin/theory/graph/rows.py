@@ -109,7 +109,7 @@ def find_rows(plan: GraphPlan, modules: Mapping[str, nn.Module]) -> tuple[GraphR
                 channels=layout.channels,
                 positions=layout.n_positions,
                 output_shape=tuple(node.shape[1:]),
-                activation="" if activation is None else _activation_name(activation),
+                activation="" if activation is None else _function_name(activation),
                 activation_node=None if activation is None else activation.index,
                 input_activation=_input_activation(node, plan.reported) if weight_layer else "",
                 in_branch=_has_other_path(plan.steps, step),
@@ -159,18 +159,18 @@ def _input_activation(node: Node, reported: Mapping[Node, int]) -> str:
         if node.kind == "input":
             return IMAGES
         if node.operation not in RULES:
-            return _activation_name(node)
+            return _function_name(node)
         node = fields_of(node)[0]
     return ""
 
 
-def _activation_name(node: Node) -> str:
+def _function_name(node: Node) -> str:
     """Return the class of an activation, also if it is called as a function.
 
     Examples
     --------
     >>> import torch
-    >>> _activation_name(Node(0, "function", torch.relu)), _activation_name(Node(0, "x", nn.GELU()))
+    >>> _function_name(Node(0, "function", torch.relu)), _function_name(Node(0, "x", nn.GELU()))
     ('ReLU', 'GELU')
     """
     if isinstance(node.target, nn.Module):

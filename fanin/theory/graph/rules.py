@@ -19,6 +19,7 @@ from fanin.theory.graph.build import (
     as_function,
     as_point_function,
     elementwise_function,
+    fields_of,
 )
 from fanin.theory.graph.elementary import Elementwise, Linear, Mixing, Scale
 from fanin.theory.graph.layout import Layout
@@ -60,7 +61,7 @@ def add_node(builder: Builder, node: Node) -> None:
         return
     drawn = _random_source(node)
     if drawn is not None and node.operation not in DROPOUT:
-        raise builder.refuse(drawn, "it draws random numbers; call model.eval()")
+        raise builder.refuse(drawn, "it draws random numbers", "call model.eval()")
     if node.operation != "detach" and _stops_gradient(node):
         raise builder.refuse(node, "no gradient flows through it, which is not supported")
     RULES.get(node.operation, _elementwise)(builder, node)
@@ -120,9 +121,14 @@ def _alias(builder: Builder, node: Node) -> None:
 
 def _converted(builder: Builder, node: Node) -> None:
     """Ignore a conversion between floating-point types."""
-    types = [value.dtype for value in (node, node.inputs[0])]
-    if all(dtype is not None and dtype.is_floating_point for dtype in types):
+    (source,) = fields_of(node)
+    to, of = node.dtype, source.dtype
+    if to is not None and of is not None and to.is_floating_point and of.is_floating_point:
         _alias(builder, node)
+    elif of == torch.bool:  # such as (x > 0).float()
+        step = builder.step_of(source)
+        function = Pointwise(lambda values: values[0].double(), has_gradient=(False,))
+        builder.add(node, function, [step], builder.layouts[step])
     else:
         _elementwise(builder, node)
 
@@ -185,20 +191,23 @@ def _negative(builder: Builder, node: Node) -> None:
 
 def _pointwise(builder: Builder, node: Node) -> None:
     """Add an elementwise function of several tensors and constants."""
-    fields = [value for value in node.inputs if value.depends_on_images]
+    fields = fields_of(node)
     if len(fields) == 1 and (function := elementwise_function(node)) is not None:
         builder.add_rule(node, Elementwise(function))
         return
-    if len(fields) < 2 or node.shape is None:
+    if len(node.inputs) < 2 or node.shape is None:
         raise builder.refuse(node, f"the operation {node.operation} is not supported")
-    for value in node.inputs:
-        if not value.depends_on_images:
-            builder.constant(node, value)  # raises an error if it has different values
+    constants = {
+        value: builder.constant(node, value) for value in node.inputs if not value.depends_on_images
+    }
+    if node.shape != torch.broadcast_shapes(*(value.shape for value in fields)):
+        raise builder.refuse(node, "a constant has more positions, which is not supported")
     steps = [builder.step_of(value) for value in fields]
     layout = _broadcast(builder, node, *steps)
     dtypes = [value.dtype for value in fields]
+    function = as_point_function(node, fields, constants)
     has_gradient = tuple(dtype is None or dtype.is_floating_point for dtype in dtypes)
-    builder.add(node, Pointwise(as_point_function(node, fields), has_gradient), steps, layout)
+    builder.add(node, Pointwise(function, has_gradient), steps, layout)
 
 
 def _broadcast(builder: Builder, node: Node, *steps: int) -> Layout:
@@ -267,8 +276,8 @@ def _dropout(builder: Builder, node: Node) -> None:
     if node.arguments["training"] and node.arguments["p"]:
         raise builder.refuse(
             node,
-            "dropout in training mode is supported only in a sequence of modules; call"
-            " model.eval()",
+            "dropout in training mode is supported only in a sequence of modules",
+            "call model.eval()",
         )
     _alias(builder, node)
 

@@ -25,6 +25,12 @@ def _reshape(builder: Builder, node: Node) -> None:
     assert node.shape is not None
     shape = node.shape
     new = _reshaped(old, shape)
+    if node.operation == "squeeze" and len(shape) < 2:
+        raise builder.refuse(
+            node,
+            f"squeeze to {tuple(shape)} removes the axis of the images or of the channels",
+            "write squeeze(dim) for another axis; the output needs the shape (images, logits)",
+        )
     if new is None or shape[0] != builder.n_images:
         raise builder.refuse(node, f"a reshape to {tuple(shape)} mixes channels and positions")
     if new.positions == old.positions:
