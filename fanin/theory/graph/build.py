@@ -17,7 +17,7 @@ from fanin.theory.elementwise import Function, copy_state, elementwise
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.plan import MAX_POINTS, FieldTooLarge
 from fanin.theory.field.weights import layer_weights
-from fanin.theory.graph.depthwise import Depthwise
+from fanin.theory.graph.depthwise import Depthwise, has_small_groups
 from fanin.theory.graph.elementary import ChannelRule
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.operations import Operation, PerChannel, Weights
@@ -194,13 +194,13 @@ class Builder:
             )
         out = Layout(weights.out_channels, taps.positions, layout.channel_axis)
         operation: Weights | Depthwise = Weights(WeightLayer(name, taps, weights))
-        if weights.group_in_channels == 1 and source not in self.known:
+        if has_small_groups(weights) and source not in self.known:
             operation = self._depthwise(node, operation.layer)
         self.add(node, operation, [source], out)
 
     def _depthwise(self, node: Node, layer: WeightLayer) -> Depthwise:
         weights = layer.weights
-        if weights.out_channels != weights.groups:
+        if weights.group_out_channels != weights.group_in_channels:
             raise self.refuse(node, "it computes several channels from one, which is not supported")
         if weights.kurtosis not in (0, UNIFORM_KURTOSIS):
             raise self.refuse(

@@ -152,10 +152,11 @@ def _require_same(builder: Builder, batch_graph: Graph) -> None:
     if difference is None:
         return
     node, text = difference
-    n = batch_graph.nodes[0].shape[0]
+    shape = batch_graph.nodes[0].shape
+    assert shape is not None
     raise builder.refuse(
         node,
-        f"it depends on the number of images: on {n} instead of 1, {text}",
+        f"it depends on the number of images: on {shape[0]} instead of 1, {text}",
         "pass one image (max_images=1)",
     )
 

@@ -205,9 +205,9 @@ def _pointwise(builder: Builder, node: Node) -> None:
     steps = [builder.step_of(value) for value in fields]
     layout = _broadcast(builder, node, *steps)
     dtypes = [value.dtype for value in fields]
-    function = as_point_function(node, fields, constants)
+    point_function = as_point_function(node, fields, constants)
     has_gradient = tuple(dtype is None or dtype.is_floating_point for dtype in dtypes)
-    builder.add(node, Pointwise(function, has_gradient), steps, layout)
+    builder.add(node, Pointwise(point_function, has_gradient), steps, layout)
 
 
 def _broadcast(builder: Builder, node: Node, *steps: int) -> Layout:
