@@ -1,8 +1,8 @@
 """Depthwise convolutions, and groups of few channels, whose output is not Gaussian.
 
 The output is a sum of few products of random weights and random values. It is computed on samples:
-each output sample has its own kernels, the same forward and backward, and reads as many input
-samples as a group has channels. Conversely, as many output samples read each input sample.
+each output sample has its own kernels, the same forward and backward, and reads as many
+neighbouring input samples as a group has channels. As many output samples read each input sample.
 """
 
 from __future__ import annotations
@@ -112,10 +112,16 @@ class DepthwiseOutput(Channel):
 
     @cached_property
     def _places(self) -> list[Int[Tensor, " sample"]]:
-        """Input samples that each output sample reads: the same one, then random others."""
-        n, stream = self._n_samples, make_generator("places", *self._key)
-        others = range(1, self._layer.weights.group_in_channels)
-        return [torch.arange(n), *(torch.randperm(n, generator=stream) for _ in others)]
+        """Input samples that each output sample reads: the same one, then its neighbours.
+
+        Neighbouring samples are the channels of a group. The last group also has the rest of them.
+        """
+        n, size = self._n_samples, self._layer.weights.group_in_channels
+        sample = torch.arange(n)
+        last = (n // size - 1) * size
+        start = (sample - sample % size).clamp(max=last)
+        length = torch.where(start == last, n - last, size)
+        return [start + (sample - start + i) % length for i in range(size)]
 
     def _read(self) -> Iterator[tuple[Points, Float[Tensor, "sample tap"]]]:
         """Yield the samples of each channel that is read, after a zero, and its kernels."""
