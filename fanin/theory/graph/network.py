@@ -166,7 +166,7 @@ def _dtype_advice(error: GraphError) -> str:
         return ""
     return (
         "; theory runs the model in float64, so write x.to(self.weight.dtype) instead of x.float()"
-        " and of other conversions to float32"
+        " or x.to(torch.float32)"
     )
 
 
