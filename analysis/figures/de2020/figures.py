@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.figures.de2020.cells import (
     CONV,
@@ -93,6 +94,8 @@ def figures(tables: Tables) -> dict[str, Figure]:
             axes[3], runs[(runs["depth"] == _deepest(cells)) & (runs["init"] == init)], **style
         )
     axes[0].set(yscale="log", xlabel="layer", ylabel="mean square gradient / last layer's")
+    axes[0].set_ylim(top=1e3 * axes[0].get_ylim()[1])  # space for the legend
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[3].set(ylabel="training loss / chance", ylim=(0.7, 1.02))
     for axis in (axes[0], axes[3]):
         axis.legend(frameon=False, fontsize="small")
