@@ -23,11 +23,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.studies.blocks import publish
-from analysis.studies.graph_draws import BACKWARD, QUANTITIES, Ratio, measure_graph, ratios
+from analysis.studies.graph_draws import (
+    BACKWARD,
+    QUANTITIES,
+    Ratio,
+    interval_hits,
+    measure_graph,
+    ratios,
+)
 from analysis.studies.tables import markdown_table
 from experiments.console import exit_on_error
 from experiments.data import Cifar10, Data
 from experiments.scaling import Scaling, Standardize
+from experiments.sweep.provenance import code_version
 from fanin.inits import HeNormal, Init, Scheme, SkipInit, initialize
 from fanin.inits.residual import Fixup
 from fanin.models import Model, ResNet, Vgg
@@ -116,6 +124,8 @@ class Entry:
         Channels of the first stage.
     channels
         Channels of the tensor.
+    hits
+        Draws inside the 95 % interval fitted to the other half of the draws.
     """
 
     width: int
@@ -124,13 +134,21 @@ class Entry:
     channels: int
     value: float
     se: float
+    hits: int
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Cost, ratios, and the number of moments that are 0 in prediction and draws."""
+    """Cost, ratios, and the number of moments that are 0 in prediction and draws.
+
+    Attributes
+    ----------
+    commit
+        Version of the code that computed it.
+    """
 
     title: str
+    commit: str
     draws: int
     cost: Cost
     entries: tuple[Entry, ...]
@@ -194,9 +212,11 @@ def evaluate(title: str, draws: int, root: str | None, max_repeats: int) -> Case
         measured, channels = _in_process(measure_case, title, width, images, draws)
         found = ratios(prediction, measured)
         zeros += _count_zeros(prediction, found, measured)
+        hits = interval_hits(prediction.layer_names, measured)
         for (quantity, tensor), ratio in found.items():
-            entries.append(Entry(width, quantity, tensor, channels[tensor], ratio.value, ratio.se))
-    return CaseResult(title, draws, cost, tuple(entries), zeros)
+            values = channels[tensor], ratio.value, ratio.se, hits[quantity, tensor]
+            entries.append(Entry(width, quantity, tensor, *values))
+    return CaseResult(title, code_version(), draws, cost, tuple(entries), zeros)
 
 
 def _in_process(function: Callable[..., T], *args: Any) -> T:
@@ -216,9 +236,8 @@ def _count_zeros(
 
 def markdown(results: Sequence[CaseResult]) -> str:
     """Format all cases as Markdown."""
-    draws = results[0].draws
-    header = ["network", "width", "direction", "moments"]
-    header += [f"worst, {WIDE} channels or more", "tensor", "worst of all", "tensor"]
+    header = ["network", "width", "draws", "direction", "moments"]
+    header += [f"worst, {WIDE} channels or more", "tensor", "worst of all", "tensor", "coverage"]
     rows = []
     for result in results:
         for width in CASES[result.title].widths:
@@ -228,14 +247,16 @@ def markdown(results: Sequence[CaseResult]) -> str:
                 wide = [e for e in chosen if e.channels >= WIDE]
                 rows.append(
                     [
-                        *(result.title, f"{width}", direction, f"{len(chosen)}"),
-                        *(*_worst(wide), *_worst(chosen)),
+                        *(result.title, f"{width}", f"{result.draws}", direction),
+                        *(f"{len(chosen)}", *_worst(wide), *_worst(chosen)),
+                        _coverage(chosen, result.draws),
                     ]
                 )
     zeros = [f"{r.title}: {r.zeros}" for r in results if r.zeros]
     parts = [
-        f"{draws} draws of each network at each width. Measured / predicted, mean over the images,"
-        " in the tensor in which it is furthest from 1; in brackets its standard error.",
+        "Measured / predicted, mean over the images, in the tensor in which it is furthest from 1;"
+        " in brackets its standard error. Coverage: share of the draws inside the 95 % interval"
+        " that theory `finite_width` fits to drawn networks, here to the other half of the draws.",
         markdown_table(header, rows),
         "Moments that are 0 in the prediction and in all draws: " + "; ".join(zeros) + "."
         if zeros
@@ -254,14 +275,20 @@ def _worst(entries: Sequence[Entry]) -> tuple[str, str]:
     return f"{worst.value:.3f} ({worst.se:.3f})", label
 
 
+def _coverage(entries: Sequence[Entry], draws: int) -> str:
+    if not entries:
+        return "-"
+    return f"{sum(entry.hits for entry in entries) / (draws * len(entries)):.1%}"
+
+
 def _costs(results: Sequence[CaseResult]) -> str:
     header = ["network", "images", "points of the largest field", "method", "repeats"]
-    header += ["CPU time, s", "wall time, s", "peak memory, GiB"]
+    header += ["CPU time, s", "wall time, s", "peak memory, GiB", "commit"]
     rows = [
         [
             *(r.title, f"{CASES[r.title].images}", f"{r.cost.points}", r.cost.method),
             *(f"{r.cost.repeats}", f"{r.cost.cpu_s:.0f}", f"{r.cost.wall_s:.0f}"),
-            f"{r.cost.peak_gib:.1f}",
+            *(f"{r.cost.peak_gib:.1f}", r.commit),
         ]
         for r in results
     ]
