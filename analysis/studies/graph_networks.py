@@ -104,7 +104,7 @@ CASES = {case.title: case for case in _cases()}
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a prediction: time on one core and peak memory of the process."""
+    """Cost of the prediction at the first width: time on one core, peak memory of the process."""
 
     method: str
     repeats: int
@@ -169,11 +169,13 @@ def load_images(count: int, root: str | None) -> Float[Tensor, "image 3 32 32"]:
     return scaling.apply(data.train.x[:count]).float()
 
 
-def predict_case(title: str, images: Tensor, max_repeats: int) -> tuple[Prediction, Cost]:
+def predict_case(
+    title: str, width: int, images: Tensor, max_repeats: int
+) -> tuple[Prediction, Cost]:
     """Predict a case; to run in a process of its own, whose peak memory it reports."""
     torch.set_num_threads(1)
     case = CASES[title]
-    network = case.network(case.widths[0])
+    network = case.network(width)
     moments = declared_moments(network, Init(case.scheme))
     start = time.process_time(), time.perf_counter()
     prediction = predict_graph(network, moments, images, sampling=Sampling(repeats=max_repeats))
@@ -202,13 +204,15 @@ def measure_case(
 
 
 def evaluate(title: str, draws: int, root: str | None, max_repeats: int) -> CaseResult:
-    """Predict and draw one case."""
+    """Predict and draw one case at each of its widths."""
     case = CASES[title]
     images = load_images(case.images, root)
-    prediction, cost = _in_process(predict_case, title, images, max_repeats)
     entries: list[Entry] = []
+    costs: list[Cost] = []
     zeros = 0
     for width in case.widths:
+        prediction, cost = _in_process(predict_case, title, width, images, max_repeats)
+        costs.append(cost)
         measured, channels = _in_process(measure_case, title, width, images, draws)
         found = ratios(prediction, measured)
         zeros += _count_zeros(prediction, found, measured)
@@ -216,7 +220,7 @@ def evaluate(title: str, draws: int, root: str | None, max_repeats: int) -> Case
         for (quantity, tensor), ratio in found.items():
             values = channels[tensor], ratio.value, ratio.se, hits[quantity, tensor]
             entries.append(Entry(width, quantity, tensor, *values))
-    return CaseResult(title, code_version(), draws, cost, tuple(entries), zeros)
+    return CaseResult(title, code_version(), draws, costs[0], tuple(entries), zeros)
 
 
 def _in_process(function: Callable[..., T], *args: Any) -> T:
@@ -319,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results.append(CaseResult.from_json(path.read_text()))
                 continue
             results.append(evaluate(title, args.draws, args.data_root, args.repeats))
-            print(_costs(results[-1:]), markdown(results[-1:]), sep="\n", flush=True)
+            print(markdown(results[-1:]), flush=True)
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(asdict(results[-1])))

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
+import pytest
+import torch
 
+from analysis.studies import graph_networks
 from analysis.studies.graph_draws import interval_hits
-from analysis.studies.graph_networks import CASES, CaseResult, Cost, Entry, markdown
+from analysis.studies.graph_networks import CASES, Case, CaseResult, Cost, Entry, evaluate, markdown
+from fanin.inits import HeNormal
+from fanin.models import ResNet
 
 TITLE = "ResNet-20 v1, batch norm"
 
@@ -85,3 +91,21 @@ def test_the_table_has_the_worst_ratio_of_wide_and_of_all_tensors():
 
 def test_a_stored_result_is_read_again():
     assert CaseResult.from_json(json.dumps(asdict(_result()))) == _result()
+
+
+def test_each_width_is_compared_with_its_own_prediction(monkeypatch: pytest.MonkeyPatch):
+    """The cotangents of a layer of twice the channels have half the second moment."""
+    model = partial(ResNet, 8, norm="none", scalars="multiplier")
+    case = Case("tiny", model, HeNormal(), widths=(16, 32), images=1)
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setitem(CASES, "tiny", case)
+    monkeypatch.setattr(graph_networks, "load_images", lambda count, root: images)
+    monkeypatch.setattr(graph_networks, "_in_process", lambda function, *args: function(*args))
+    entries = evaluate("tiny", draws=40, root=None, max_repeats=2).entries
+    for width in case.widths:
+        (ratio,) = [
+            (e.value, e.se)
+            for e in entries
+            if (e.width, e.quantity, e.tensor) == (width, "vjp_m2", "conv1")
+        ]
+        assert abs(ratio[0] - 1) < 4 * ratio[1] < 0.5
