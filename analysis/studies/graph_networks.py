@@ -73,7 +73,7 @@ class Case:
     title: str
     model: Callable[..., Model]
     scheme: Scheme
-    widths: tuple[int, ...] = (16, 64)
+    widths: tuple[int, ...] = (16,)
     images: int = 4
 
     def network(self, width: int) -> nn.Module:
@@ -85,7 +85,7 @@ class Case:
 
 def _cases() -> Iterator[Case]:
     he = HeNormal()
-    yield Case("ResNet-20 v1, batch norm, one image", partial(ResNet, 20), he, images=1)
+    yield Case("ResNet-20 v1, batch norm, one image", partial(ResNet, 20), he, (16, 64), images=1)
     yield Case("ResNet-20 v1, batch norm", partial(ResNet, 20), he)
     yield Case("ResNet-20 v2, batch norm", partial(ResNet, 20, version="v2"), he)
     fixup: dict[str, Any] = {"norm": "none", "scalars": "fixup"}
@@ -94,9 +94,9 @@ def _cases() -> Iterator[Case]:
     yield Case("ResNet-20 v1, SkipInit 1/3", partial(ResNet, 20, **skip), SkipInit(1 / 3))
     yield Case("VGG-16", partial(Vgg, 16), he, widths=(64,))
     yield Case("VGG-16, batch norm", partial(Vgg, 16, norm="batch"), he, widths=(64,))
-    yield Case("ResNet-56 v1, Fixup", partial(ResNet, 56, **fixup), Fixup(), widths=(16,))
-    yield Case("ResNet-56 v1, batch norm", partial(ResNet, 56), he, widths=(16,))
-    yield Case("ResNet-56 v2, batch norm", partial(ResNet, 56, version="v2"), he, widths=(16,))
+    yield Case("ResNet-56 v1, Fixup", partial(ResNet, 56, **fixup), Fixup())
+    yield Case("ResNet-56 v1, batch norm", partial(ResNet, 56), he)
+    yield Case("ResNet-56 v2, batch norm", partial(ResNet, 56, version="v2"), he)
 
 
 CASES = {case.title: case for case in _cases()}

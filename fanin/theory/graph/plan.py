@@ -13,8 +13,8 @@ from fanin.graph import Graph, Node, record
 from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.graph.build import Builder, step_name
-from fanin.theory.graph.channel import samples_for
 from fanin.theory.graph.layout import Layout
+from fanin.theory.graph.memory import FieldSizes
 from fanin.theory.graph.propagate import Step
 from fanin.theory.graph.rules import add_node
 from fanin.theory.layer_kind import UnpredictableLayer
@@ -24,8 +24,6 @@ WEIGHT_OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d")
 NORMALIZATIONS = ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
 ARITHMETIC = ("add", "sub", "rsub", "mul")
 REPORTED = (*WEIGHT_OPERATIONS, *NORMALIZATIONS, *ARITHMETIC, "cat")
-MAX_GIB = 16
-COPIES = 3  # of all samples and covariances that exist at once, measured on residual networks
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,10 @@ def plan_graph(
         several = ", ".join(graph.outputs)
         raise UnpredictableLayer("", f"it has several outputs ({several}), which is not supported")
     last = builder.step_of(output)
-    largest = max(builder.n_images * layout.n_positions for layout in builder.layouts)
-    samples = max(sampling.samples, samples_for(largest))
-    samples += (2 - samples) % 4  # even, and no multiple of usual numbers of channels
-    _check_memory(builder, samples)
+    sizes = FieldSizes(
+        tuple(builder.steps), tuple(x.n_positions for x in builder.layouts), sampling.samples
+    )
+    sizes.check(builder.n_images, coupled=couples_images(graph))
     reported = {
         node: step for node, step in builder.numbers.items() if step <= last and is_reported(node)
     }
@@ -116,34 +114,13 @@ def plan_graph(
     return GraphPlan(
         steps=tuple(builder.steps[: last + 1]),
         layouts=tuple(builder.layouts[: last + 1]),
-        samples=samples,
+        samples=sizes.samples(builder.n_images),
         joint=joint,
         graph=graph,
         batch_graph=batch_graph,
         reported=reported,
         names=_distinct([step_name(node) for node in reported]),
         step_of=builder.numbers,
-    )
-
-
-def _check_memory(builder: Builder, samples: int) -> None:
-    """Raise an error if the samples and covariances of a field need too much memory."""
-    points = [builder.n_images * layout.n_positions for layout in builder.layouts]
-    gib = COPIES * sum(8 * p * (samples + p) for p in points) / 2**30
-    if gib <= MAX_GIB:
-        return
-    n = builder.n_images
-    affordable = int(n * (MAX_GIB / gib) ** 0.5)
-    advice = "use smaller images"
-    if n > 1 and affordable:
-        advice += (
-            f", or at most {affordable} of them, because batch normalization couples them"
-            f" (max_images={affordable}; in a sweep probe.size={affordable})"
-        )
-    raise UnpredictableLayer(
-        "",
-        f"theory `field` needs about {gib:.0f} GiB for {n} image{'s' * (n > 1)} that share a field,"
-        f" and its limit is {MAX_GIB}; {advice}",
     )
 
 
