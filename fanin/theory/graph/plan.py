@@ -16,6 +16,7 @@ from fanin.theory.graph.build import Builder, step_name
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.memory import FieldSizes
 from fanin.theory.graph.propagate import Step
+from fanin.theory.graph.restart import MeasuredTensor, RestartingBuilder
 from fanin.theory.graph.rules import add_node
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments
@@ -51,6 +52,8 @@ class GraphPlan:
         Names of the reported nodes, each different.
     step_of
         Step of each node that is one tensor.
+    measured
+        Tensors that are measured in drawn networks, in order.
     """
 
     steps: tuple[Step, ...]
@@ -62,6 +65,7 @@ class GraphPlan:
     reported: Mapping[Node, int]
     names: tuple[str, ...]
     step_of: Mapping[Node, int]
+    measured: tuple[MeasuredTensor, ...] = ()
 
 
 def plan_graph(
@@ -72,6 +76,7 @@ def plan_graph(
     *,
     joint: bool = False,
     assumptions: Assumptions = NO_ASSUMPTIONS,
+    restart: bool = False,
 ) -> GraphPlan:
     """Record a model's graph and find the rules of its operations.
 
@@ -83,6 +88,8 @@ def plan_graph(
         True if all images share one field, even if they do not change each other's moments.
     assumptions
         Operations to replace.
+    restart
+        Measure tensors that theory cannot predict.
 
     Raises
     ------
@@ -95,8 +102,12 @@ def plan_graph(
     if [node.operation for node in graph.nodes] != [node.operation for node in batch_graph.nodes]:
         raise UnpredictableLayer("", "it runs other operations on one image than on several")
     builder = Builder(graph, model, moments, images if joint else images[:1], assumptions)
+    restarting = RestartingBuilder(builder)
     for node in graph.nodes:
-        add_node(builder, node)
+        if restart:
+            restarting.add(node)
+        else:
+            add_node(builder, node)
     output = graph.output
     if not isinstance(output, Node):
         several = ", ".join(graph.outputs)
@@ -121,6 +132,7 @@ def plan_graph(
         reported=reported,
         names=_distinct([step_name(node) for node in reported]),
         step_of=builder.numbers,
+        measured=tuple(x for x in restarting.measured if x.step <= last),
     )
 
 
