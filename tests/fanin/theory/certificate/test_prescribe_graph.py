@@ -154,6 +154,23 @@ def test_single_violated_assumption_is_the_only_factor(
     assert significant_steps(net, digits(1), init) == steps
 
 
-def test_batch_norm_is_refused_by_explain() -> None:
-    with pytest.raises(UnpredictableLayer, match=r"layer layer1\.norm1: explain does not"):
-        explain(ResNet(4, "batch"), digits(3), "he_normal", draws=1)
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_he_normalizes_by_expected_statistics(norm: str) -> None:
+    """He's formula: a normalized signal has E[y^2] = 1, and ReLU with He's init keeps it."""
+    explanation = explain(ResNet(4, norm), digits(2), "he_normal", draws=4)
+    ends = explanation.ends.set_index(["quantity", "layer_name"])
+    eps = 1e-5 * (1 + 1 / ends.he["preact_m2", "layer1.conv1"])  # of two normalizations
+    for name in ("layer1.norm1", "layer1.conv2", "layer1.norm2"):
+        assert ends.he["preact_m2", name] == pytest.approx(1, abs=eps)
+    for quantity in ("preact_m2", "vjp_m2"):
+        for name, factors in explanation.factors(quantity).iterrows():
+            end = ends.loc[quantity, name]
+            assert np.isfinite(factors).all()
+            assert np.prod(factors.to_numpy()) == pytest.approx(end.measured / end.he, rel=1e-9)
+
+
+def test_statistics_belong_to_the_step_real_data() -> None:
+    """Batch normalization of one constant image would divide by 0."""
+    net = nn.Sequential(conv(0), nn.Linear(8 * 36, 10))
+    net[0].inner = nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
+    assert significant_steps(net, digits(1), HeNormal()) == {"real data"}
