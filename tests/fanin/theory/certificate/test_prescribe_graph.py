@@ -14,9 +14,10 @@ from fanin import explain, prescribe
 from fanin.inits import HeNormal, Init
 from fanin.models import ResNet as FaninResNet
 from fanin.theory.certificate import UnhealthyInit, assert_healthy, certify
+from fanin.theory.gains import find_gains
+from fanin.theory.graph.backward_gains import find_branch_starts
 from fanin.theory.graph.gains import find_branch_ends
 from fanin.theory.graph.network import parse_graph
-from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
 
 
@@ -93,9 +94,53 @@ def test_zero_init_layers_keep_a_gain_of_one() -> None:
     assert gains["conv1"] != 1
 
 
-def test_backward_gains_are_refused() -> None:
-    with pytest.raises(UnpredictableLayer, match="use direction=forward"):
-        prescribe(ResNet(4), digits(), direction="backward")
+def test_branch_starts_are_found() -> None:
+    net = ResNet(4).double()
+    plan = parse_graph(net, declared_moments(net, Init(HeNormal())), digits(1)).plan
+    assert find_branch_starts(plan) == ({"layer1.conv1", "layer2.conv1"}, 2)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_backward_gains_keep_the_cotangent_of_a_branch(norm: str) -> None:
+    """Only the second layer of a block reads the first, so what it sends is the first's E[d^2].
+
+    A normalization between them makes this depend on the gain of the first instead.
+    """
+    net, x = ResNet(4, norm), digits()
+    prescription = prescribe(net, x, direction="backward")
+    for name, scale in prescription.branch_scales.items():
+        nn.init.constant_(net.get_parameter(f"{name}.weight"), scale)
+    certificate = certify(net, x, init=prescription.init, theories=("field",))
+    for name in ("layer1.conv1", "layer2.conv1"):
+        vjp_m2 = certificate.layer(name).predicted["vjp_m2"]
+        assert vjp_m2.value == pytest.approx(1, abs=0.02 + 3 * vjp_m2.sampling_se), name
+
+
+class Plain(nn.Module):
+    """A sequence of layers as a graph."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for module in self.net:
+            x = module(x)
+        return x
+
+
+def test_backward_gains_of_a_sequence_are_those_of_the_graph() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()),
+        *(nn.Flatten(), nn.Linear(8 * 36, 16), nn.Tanh(), nn.Linear(16, 10)),
+    ).double()
+    moments, x = declared_moments(net, Init(HeNormal())), digits(1).double()
+    graph = {f"net.{name}": layer for name, layer in moments.items()}
+    for direction in ("backward", "both"):
+        expected = find_gains(net, moments, x, direction=direction)
+        found = find_gains(Plain(net), graph, x, direction=direction)
+        for name, gain in expected.items():
+            assert found[f"net.{name}"] == pytest.approx(gain, rel=0.01), (direction, name)
 
 
 def test_factors_multiply_to_measured_over_he() -> None:
