@@ -21,7 +21,7 @@ from fanin.theory.graph.restart import measure_tensors, restart_of_steps, steps_
 
 @dataclass(frozen=True)
 class RestartedRows:
-    """How the rows of a graph depend on its measured tensors.
+    """Dependence of a graph's rows on its measured tensors.
 
     Attributes
     ----------
