@@ -20,6 +20,7 @@ SIZE = (7.2, 2.7)  # inches
 ERROR = 0.2  # test error at which training ends, as in the paper's figure
 TRAINING, LENGTHS = "training", "lengths"
 HE, XAVIER = "he_normal", "xavier_normal"
+LABELS = {HE: "He", XAVIER: "Xavier"}
 MARKERS = ("o", "s", "^", "D")
 DEEP = 32  # layer at which the mean lengths of two inits are compared
 MIN_MEAN = 1e-30  # smallest mean length, so that its logarithm is finite
@@ -141,14 +142,16 @@ def figures(tables: Tables) -> dict[str, Figure]:
     middle.set_ylabel("variance of log length")
     lengths = cells[(cells["kind"] == LENGTHS) & (cells["width"] == 64)]
     for number, (init, rows) in enumerate(lengths.groupby("init")):
-        _draw(right, rows, "depth", "mean", number, str(init).replace("_normal", ""))
+        _draw(right, rows, "depth", "mean", number, LABELS.get(str(init), str(init)))
     right.set_xscale("log", base=2)
     right.set_yscale("log")
     right.set_xlabel("layer")
     right.set_ylabel("mean length")
     for axis in (left, middle, right):
         if axis.get_legend_handles_labels()[0]:  # a small run may lack a width
-            axis.legend(frameon=False, fontsize="x-small")
+            axis.legend(
+                frameon=False, fontsize="x-small", loc="upper left" if axis is middle else None
+            )
         sns.despine(ax=axis)
     return {"hanin2018": figure}
 

@@ -31,6 +31,7 @@ from analysis.studies.blocks import publish
 from analysis.studies.tables import markdown_table
 from experiments.console import exit_on_error
 from fanin.commands import command_line
+from fanin.errors import ConfigError, suggest
 
 OVERVIEW = "reproductions"
 DPI = 150
@@ -67,13 +68,14 @@ def make_section(name: str, folder: Path = FOLDER) -> Section:
     """Score a study from its summary, if it has one."""
     definition = sweep_definition(name)
     scoring, study = registered_scoring(name), scored_study(name)
-    section = Section(
-        name,
-        str(definition["source"]),
-        scoring,
-        scoring_history(name),
-        dict(definition.get("diagnosis") or {}),
-    )
+    diagnosis = dict(definition.get("diagnosis") or {})
+    for claim in diagnosis:
+        if claim not in scoring.claims:
+            raise ConfigError(
+                f"{name}.yaml: diagnosis of no claim: {claim}; {suggest(claim, scoring.claims)}"
+            )
+    source = str(definition["source"])
+    section = Section(name, source, scoring, scoring_history(name), diagnosis)
     if name not in summaries(folder):
         return section
     summary = read_summary(name, folder)

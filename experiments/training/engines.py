@@ -21,7 +21,7 @@ from experiments.scaling import FittedScaling
 from experiments.schema import Cell
 from experiments.torch_optim import TorchOptimizer
 from experiments.training.checkpoint import Checkpointer, TrainState
-from experiments.training.cpu_performance import keep_freed_memory, swap_relu_maxpool
+from experiments.training.cpu_performance import keep_freed_memory, optimized
 from experiments.training.cuda_graph import Capture, GraphedFunction, capture_cuda, copy_tree
 from experiments.training.in_place import InPlaceNetwork, can_be_copied
 from experiments.training.loader import BatchInputs, BatchLoader, StackedBatchLoader, to_device
@@ -90,7 +90,7 @@ class SerialEngine:
         (spec,) = specs
         keep_freed_memory()
         self.loaders = [_loader(spec)]
-        config, state = _with_swapped_layers(spec.step), _first_state(spec)
+        config, state = _with_optimized_model(spec.step), _first_state(spec)
         (loader,) = self.loaders
         in_place = loader.device.type == "cpu" and can_be_copied(config.model)
         self._network: InPlaceNetwork | _Network = (InPlaceNetwork if in_place else _Network)(
@@ -255,7 +255,7 @@ def stacked_step(config: StepConfig) -> Callable[..., tuple[NetworkState, Tensor
     Its additional last argument contains the numeric options of the optimizer that differ among the
     networks, by name.
     """
-    config = _with_swapped_layers(config)
+    config = _with_optimized_model(config)
 
     def one_network(
         state: NetworkState, x: Tensor, y: Tensor, lr: Tensor, masks: Params, numbers: Params
@@ -297,8 +297,8 @@ def _first_state(spec: TrainSpec) -> NetworkState:
     return resumed.state
 
 
-def _with_swapped_layers(config: StepConfig) -> StepConfig:
-    return replace(config, model=swap_relu_maxpool(config.model))
+def _with_optimized_model(config: StepConfig) -> StepConfig:
+    return replace(config, model=optimized(config.model))
 
 
 # --- stackable cells --------------------------------------------------------------------------

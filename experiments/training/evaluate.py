@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from experiments.data import Split
 from experiments.scaling import FittedScaling
-from experiments.training.cpu_performance import memory_format, swap_relu_maxpool
+from experiments.training.cpu_performance import memory_format, optimized
 from fanin.losses import Objective
 
 # Maximum number of images in one forward pass, so that the feature maps fit a CPU's cache. Batch
@@ -39,7 +39,7 @@ def evaluate(
     """Evaluate parameters on a split, without dropout; means are computed in float64."""
     training = model.training
     model.eval()
-    format_, fast = memory_format(model, dtype, split.x.device), swap_relu_maxpool(model)
+    format_, fast = memory_format(model, dtype, split.x.device), optimized(model)
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     # Chunks of equal size, because batch normalization fails for a last chunk of one image.

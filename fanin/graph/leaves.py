@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import nn
 from torch.nn.modules import (
     activation,
@@ -22,6 +24,7 @@ from torch.nn.modules import (
     sparse,
     upsampling,
 )
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -36,6 +39,26 @@ LEAF_NAMES = frozenset(file.__name__ for file in _FILES)
 WEIGHT_HOOKS = (WeightNorm, SpectralNorm)  # they compute a module's weight before it runs
 # A subclass that defines only these computes the same function as its base class.
 HARMLESS = {"extra_repr", "reset_parameters", "_reset_parameters", "_init_weights"}
+
+
+def is_plain_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Return True for an `nn.Sequential` that only calls its modules: no other code, no hooks.
+
+    Examples
+    --------
+    >>> class Residual(nn.Sequential):
+    ...     def forward(self, x):
+    ...         return x + super().forward(x)
+    >>> is_plain_sequence(nn.Sequential()), is_plain_sequence(Residual())
+    (True, False)
+    """
+    return (
+        isinstance(module, nn.Sequential)
+        and type(module).forward is nn.Sequential.forward
+        and type(module).__call__ is nn.Module.__call__
+        and "forward" not in vars(module)
+        and not _has_user_hooks(module)
+    )
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -65,5 +88,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 def _has_user_hooks(module: nn.Module) -> bool:
+    if _global_forward_hooks or _global_forward_pre_hooks:
+        return True
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return any(not isinstance(hook, WEIGHT_HOOKS) for hook in hooks)

@@ -64,6 +64,8 @@ def record(
     """
     check_model(model)
     _check_supported(model)
+    if torch.is_inference_mode_enabled():
+        raise GraphError("call this outside torch.inference_mode(), which keeps no graph")
     images = to_images(images)
     runs = Runs(model, is_leaf)
     recorded = replace(runs.record(images), values=[])  # frees the memory of the values

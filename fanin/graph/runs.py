@@ -49,6 +49,7 @@ class Runs:
         self._state = ModelState(model)
         self._random = RandomState()
         self._buffers = dict(model.named_buffers())
+        self._changed: list[Tensor] = []  # in the last run, through `.data`
 
     def _restored(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
         try:
@@ -56,6 +57,7 @@ class Runs:
                 self._set_dropout_masks(len(images))
                 return function(images.detach().clone().requires_grad_().clone())
         finally:
+            self._changed = self._state.changed_data()
             self._state.restore()
             self._random.restore()
 
@@ -98,6 +100,9 @@ class Runs:
                 recorder.failed_path,
                 error_line(error),
             ) from error
+        for name, parameter in self._model.named_parameters():
+            if any(tensor is parameter for tensor in self._changed):
+                raise GraphError(f"its forward pass changes the values of {name}; do it before")
         return _prune(run_record)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-CONTAINERS = (dict, OrderedDict, list, set)
 
 
 @contextmanager
@@ -36,49 +35,67 @@ def copied_buffers(model: nn.Module) -> Iterator[None]:
 
 
 class ModelState:
-    """Snapshot of the modules' attributes, hooks, modes, parameters and gradients."""
+    """Snapshot of the modules' attributes, hooks, modes, parameters and gradients.
+
+    Attributes include tensors and containers in containers, but not the attributes of other objects
+    than modules, or those of classes.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._attributes: list[tuple[nn.Module, dict[str, Any]]] = []
-        self._containers: list[tuple[Any, Any]] = []
+        self._containers: dict[int, tuple[Any, Any]] = {}
         self._tensors: dict[int, tuple[Tensor, int, Tensor, Tensor | None, bool]] = {}
         for module in model.modules():
             self._attributes.append((module, dict(vars(module))))
-            for value in vars(module).values():
-                if type(value) in CONTAINERS:
-                    self._containers.append((value, value.copy()))
-                self._add_tensors(value)
+            self._add(list(vars(module).values()))
 
-    def _add_tensors(self, value: Any) -> None:
-        values = list(value.values()) if isinstance(value, dict) else [value]
-        for tensor in values:
-            if isinstance(tensor, Tensor) and id(tensor) not in self._tensors:
-                copy = tensor.detach().clone()
-                grad = tensor.grad if tensor.is_leaf else None
-                entry = (tensor, tensor._version, copy, grad, tensor.requires_grad)
-                self._tensors[id(tensor)] = entry
+    def _add(self, values: Iterable[Any]) -> None:
+        for value in values:
+            if isinstance(value, Tensor) and id(value) not in self._tensors:
+                content = value.detach().clone()
+                grad = value.grad if value.is_leaf else None
+                entry = (value, value._version, content, grad, value.requires_grad)
+                self._tensors[id(value)] = entry
+            elif isinstance(value, dict | list | set | deque) and id(value) not in self._containers:
+                self._containers[id(value)] = (value, copy(value))
+                self._add(list(value.values()) if isinstance(value, dict) else value)
+            elif isinstance(value, tuple):
+                self._add(value)
+
+    def changed_data(self) -> list[Tensor]:
+        """Return the tensors changed through `.data`, which torch's version counters miss."""
+        entries = self._tensors.values()
+        return [
+            tensor
+            for tensor, version, content, *_ in entries
+            if tensor._version == version and not _same(tensor, content)
+        ]
 
     def restore(self) -> None:
         """Undo all changes since the snapshot, also those of values in place."""
         for module, attributes in self._attributes:
             vars(module).clear()
             vars(module).update(attributes)
-        for container, copy in self._containers:
-            if isinstance(container, list):
-                container[:] = copy
+        for container, content in self._containers.values():
+            container.clear()
+            if isinstance(container, list | deque):
+                container.extend(content)
             else:
-                container.clear()
-                container.update(copy)
-        for key, (tensor, version, copy, grad, requires_grad) in self._tensors.items():
-            if tensor._version != version:
+                container.update(content)
+        for key, (tensor, version, content, grad, requires_grad) in self._tensors.items():
+            if tensor._version != version or not _same(tensor, content):
                 with torch.no_grad():
-                    tensor.copy_(copy)
-                self._tensors[key] = (tensor, tensor._version, copy, grad, requires_grad)
+                    tensor.copy_(content)
+                self._tensors[key] = (tensor, tensor._version, content, grad, requires_grad)
             if tensor.is_leaf:
                 if tensor.requires_grad != requires_grad:
                     tensor.requires_grad_(requires_grad)
                 if tensor.grad is not grad:
                     tensor.grad = grad
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.detach(), b)
 
 
 class RandomState:

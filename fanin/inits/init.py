@@ -15,7 +15,12 @@ from fanin.errors import ConfigError, suggest
 from fanin.inits.by_name import to_scheme
 from fanin.inits.distributions import Constant, Normal, Zeros
 from fanin.inits.scheme import CalibratedScheme, LayerContext, Scheme
-from fanin.inits.weight_shape import Moments, WeightShape, weight_layers
+from fanin.inits.weight_shape import (
+    Moments,
+    WeightShape,
+    check_weights_are_parameters,
+    weight_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,8 @@ def initialize(
 
     Raises
     ------
+    InputError
+        A weight is computed, for example by `weight_norm`.
     ConfigError
         `init.layers` names a layer that the model lacks, a scheme does not apply to the model (such
         as `Fixup` without residual branches), a scheme calibrates on data and `images` is None, or
@@ -230,6 +237,7 @@ def initialize(
     >>> net[0].weight.tolist(), net[0].bias.tolist()
     ([[0.5, 0.5]], [1.0])
     """
+    check_weights_are_parameters(model)
     modules = weight_layers(model)
     init = to_init(init)
     layers = init.for_model(model)

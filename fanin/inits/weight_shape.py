@@ -7,6 +7,9 @@ from math import prod
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from fanin.errors import InputError
 
 Fan = Literal["fan_in", "fan_out", "fan_avg"]
 WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -165,3 +168,28 @@ def weight_layers(model: nn.Module) -> dict[str, WeightLayer]:
     return {
         name: module for name, module in model.named_modules() if isinstance(module, WeightLayer)
     }
+
+
+def check_weights_are_parameters(model: nn.Module) -> None:
+    """Raise InputError if a weight is computed from other tensors, so that none can be drawn.
+
+    Examples
+    --------
+    >>> from torch.nn.utils.parametrizations import weight_norm
+    >>> check_weights_are_parameters(nn.Sequential(weight_norm(nn.Linear(2, 3))))
+    Traceback (most recent call last):
+    ...
+    fanin.errors.InputError: layer 0: its weight is not a parameter but is computed, for example ...
+    """
+    for name, module in weight_layers(model).items():
+        if "weight" in module._parameters:
+            continue
+        layer = f"model.get_submodule({name!r})"
+        remove = f"remove_weight_norm({layer}), remove_spectral_norm or prune.remove"
+        if is_parametrized(module, "weight"):
+            remove = f"parametrize.remove_parametrizations({layer}, 'weight')"
+        raise InputError(
+            f"layer {name}: its weight is not a parameter but is computed, for example by weight"
+            f" normalization or pruning; draw the weights before that, or undo it:"
+            f" torch.nn.utils.{remove}"
+        )

@@ -10,7 +10,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, TypeVar, get_args
 
 import torch
@@ -20,7 +20,10 @@ from fanin.inits.weight_shape import WeightLayer, WeightShape
 
 Result = TypeVar("Result")
 MAX_ENTRIES = 64
-HASHABLE_TYPES = (int, float, str, bool, type(None), type, FunctionType, torch.dtype, torch.device)
+HASHABLE_TYPES = (
+    *(int, float, str, bool, type(None), type),
+    *(FunctionType, BuiltinFunctionType, torch.dtype, torch.device),
+)
 # Attributes of every nn.Module: hooks, and the parameters, buffers and children hashed separately.
 MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
@@ -103,7 +106,42 @@ def _structure_key(module: nn.Module, visited: list[nn.Module] | None = None) ->
         shape = WeightShape.of(module)
         return (module_type, _cache_key(shape), module.bias is None, _cache_key(options))
     attributes = {key: v for key, v in vars(module).items() if key not in MODULE_ATTRIBUTES}
+    code = tuple(_class_key(cls) for cls in module_type.__mro__ if not _is_library(cls))
     state = {**module._parameters, **module._buffers}
     modules = ((name, child) for name, child in module._modules.items() if child is not None)
     children = tuple((name, _structure_key(child, visited)) for name, child in modules)
-    return (module_type, module.training, _cache_key(attributes), _cache_key(state), children)
+    return (module_type, code, module.training, _cache_key(attributes), _cache_key(state), children)
+
+
+def _is_library(value: type | FunctionType) -> bool:
+    return (value.__module__ or "").partition(".")[0] in ("builtins", "fanin", "torch", "typing")
+
+
+def _class_key(cls: type) -> Hashable:
+    """Return the functions and attributes of a user's class, which a notebook may redefine."""
+    own = {
+        name: value for name, value in vars(cls).items() if name == "__call__" or name[:2] != "__"
+    }
+    return tuple(
+        (name, _function_key(value) if isinstance(value, FunctionType) else _cache_key(value))
+        for name, value in own.items()
+    )
+
+
+def _function_key(function: FunctionType, callers: tuple[FunctionType, ...] = ()) -> Hashable:
+    """Return the code of a function, and what it reads from its module and its closure."""
+    if function in callers:
+        return function.__name__
+    try:
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    except ValueError:  # a name that is not defined yet
+        raise NotHashable from None
+    names = [name for name in function.__code__.co_names if name in function.__globals__]
+    read = [function.__globals__[name] for name in names]
+    keys: list[Hashable] = []
+    for value in (*read, *cells, *(function.__defaults__ or ())):
+        if isinstance(value, FunctionType) and not _is_library(value):
+            keys.append(_function_key(value, (*callers, function)))
+        elif not isinstance(value, ModuleType):
+            keys.append(_cache_key(value))
+    return (function.__code__, *keys)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fanin.graph.leaves import is_leaf, is_plain_sequence
 from fanin.images import check_layer_input
 from fanin.inits.weight_shape import WeightLayer, WeightShape
 from fanin.theory.elementwise import copy_state
@@ -117,6 +118,7 @@ def parse_network(
     modules = list(flattened(model))
     for name, module in modules:
         _reject_nested_weights(name, module, layer_kinds)
+        _reject_changed_layer(name, module, layer_kinds)
     splits = [i for i, (_, module) in enumerate(modules) if isinstance(module, WeightLayer)]
     if not splits:
         raise UnpredictableLayer("", "it has no weight layer")
@@ -221,7 +223,7 @@ def _kernel_text(sizes: tuple[int, ...]) -> str:
 
 def flattened(module: nn.Module, name: str = "") -> Iterator[Named]:
     """Yield the modules of a sequence with their paths, with nested sequences flattened."""
-    if isinstance(module, nn.Sequential):
+    if is_plain_sequence(module):
         # named_children() would skip a module's second appearance.
         for key, child in zip(module._modules, module, strict=True):
             yield from flattened(child, f"{name}.{key}" if name else key)
@@ -239,6 +241,15 @@ def _reject_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[L
             name,
             f"{kind} is not supported; theory needs an nn.Sequential with all weights in linear and"
             " convolution layers (fanin.probe measures any model)",
+        )
+
+
+def _reject_changed_layer(name: str, module: nn.Module, layer_kinds: Sequence[LayerKind]) -> None:
+    """Raise UnpredictableLayer if a layer of torch has other code, or hooks that may change it."""
+    has_rule = isinstance(module, WeightLayer) or find_kind(module) is not ELEMENTWISE
+    if has_rule and find_kind(module, layer_kinds) not in layer_kinds and not is_leaf(module):
+        raise UnpredictableLayer(
+            name, f"{type(module).__name__} overrides methods of its base class, or has hooks"
         )
 
 

@@ -39,8 +39,9 @@ def caption(tables: Tables) -> str:
         "and number of layers (columns). Number in a box: of n = "
         f"{n} seeds, those with a bad loss, if not all have the same outcome.\n\n"
         "First layer whose pre-activations overflow before training, measured against predicted "
-        f"(n = {n_settings} networks; the area of a circle is proportional to the number of "
-        "networks, which is written beside it). Networks whose input overflows are left out.\n\n"
+        f"(n = {n_settings} networks; the larger a circle, the more networks; the number is "
+        "written where no layer overflows or the prediction is wrong). Networks whose input "
+        "overflows are left out.\n\n"
         "A regression by full-batch gradient descent: learning rate times lambda_0, the largest "
         f"Hessian eigenvalue at initialization, of each network (n = {n} seeds, 2 activations, 4 "
         "learning rates per row). Cross: the loss becomes inf or NaN; circle: it stays finite. "
@@ -128,13 +129,15 @@ def _layer_figure(settings: pd.DataFrame) -> Figure:
     counts = pairs.value_counts().reset_index(name="count")
     axis.plot([1, NONE], [1, NONE], color="0.7", linewidth=0.8, zorder=0)
     axis.scatter(
-        counts["x"], counts["y"], s=14 + 2.0 * counts["count"], color=PALETTE[0], alpha=0.5
+        counts["x"], counts["y"], s=14 + 0.8 * counts["count"], color=PALETTE[0], alpha=0.5
     )
-    for point in counts.to_dict("records"):
-        axis.annotate(str(point["count"]), (point["x"], point["y"]), xytext=(6, -9),
+    # Labels on the diagonal would overlap.
+    off_diagonal = (counts["x"] != counts["y"]) | (counts["x"] == NONE)
+    for point in counts[off_diagonal].to_dict("records"):
+        axis.annotate(str(point["count"]), (point["x"], point["y"]), xytext=(5, -9),
                       textcoords="offset points", fontsize="x-small")  # fmt: skip
     ticks = [1, 2, 5, 10, 20, 40]
-    axis.set(xscale="log", yscale="log", xlim=(0.8, 130), ylim=(0.8, 130))
+    axis.set(xscale="log", yscale="log", xlim=(0.8, 170), ylim=(0.8, 170))
     axis.set_xticks([*ticks, NONE], [*map(str, ticks), "none"])
     axis.set_yticks([*ticks, NONE], [*map(str, ticks), "none"])
     axis.minorticks_off()

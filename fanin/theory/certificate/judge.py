@@ -130,7 +130,20 @@ def _forward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ver
         )
         return
     gains = _forward_gains(layers)
-    for layer in layers[1:]:
+    for before, layer in pairwise(layers):
+        if "preact_m2" in layer.predicted and isnan(layer.q):
+            between = f"between {before.label} and {layer.label}"
+            yield _verdict(
+                *(layer, "exploding", "preact_m2", layer.q, limits.high),
+                f"the output of {layer.description} is NaN",
+                "the loss is NaN from the first step on",
+                Remedy(
+                    f"change the operation {between} that returns NaN, such as the logarithm or"
+                    " the square root of a negative number, or inf - inf",
+                    f"# change the operation {between} that returns NaN",
+                ),
+            )
+            return
         ratio = _ratio(layer.q, first.q)
         problem = _problem(ratio, limits)
         if problem is None or _is_small_branch(layer, problem):
@@ -155,6 +168,21 @@ def _backward(layers: Sequence[LayerCertificate], limits: Limits) -> Iterator[Ve
     # The reference is the last hidden layer, because a small output layer is often intended, and a
     # global average pooling before it only distributes the cotangent over positions.
     hidden = layers[:-1]
+    if any("preact_m2" in layer.predicted and isnan(layer.q) for layer in layers):
+        return  # the gradients are NaN for the same reason
+    for layer in reversed(hidden):
+        if "vjp_m2" in layer.predicted and isnan(layer.backward_norm_m2):
+            yield _verdict(
+                *(layer, "exploding", "vjp_m2", nan, limits.high),
+                f"the gradient of {layer.description} is NaN",
+                "the weights are NaN after the first step",
+                Remedy(
+                    f"change the operation after {layer.label} whose derivative is NaN or"
+                    " infinite, such as that of the square root at 0",
+                    f"# change the operation after {layer.label} whose derivative is NaN",
+                ),
+            )
+            return
     on_all_paths = [layer for layer in hidden if not layer.in_branch]
     if not on_all_paths or not on_all_paths[-1].backward_norm_m2 > 0:
         return

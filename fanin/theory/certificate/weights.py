@@ -28,6 +28,7 @@ from fanin.inits import (
     to_init,
     weight_layers,
 )
+from fanin.inits.weight_shape import check_weights_are_parameters
 from fanin.seeds import make_generator
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments, declared_moments
@@ -91,6 +92,9 @@ def prepare_inputs(
         An argument is invalid.
     """
     check_model(model)
+    check_weights_are_parameters(model)
+    if torch.is_inference_mode_enabled():
+        raise InputError(f"call {function} outside torch.inference_mode(), which keeps no graph")
     given = to_images(images).detach().to("cpu", torch.float64)
     labels = None if labels is None else torch.as_tensor(labels)
     for finding in check_inputs({"images": given}):
@@ -202,8 +206,22 @@ def draw_networks(
 
 
 def cpu_copy(model: nn.Module) -> nn.Module:
-    """Return a float64 copy of a model on the CPU."""
-    return deepcopy(model).to("cpu", torch.float64)
+    """Return a float64 copy of a model on the CPU.
+
+    Tensors that a forward pass has stored in the model are copied without their history.
+
+    Raises
+    ------
+    InputError
+        An attribute of the model cannot be copied.
+    """
+    stored = [value for module in model.modules() for value in vars(module).values()]
+    results = [value for value in stored if isinstance(value, Tensor) and not value.is_leaf]
+    try:
+        copy = deepcopy(model, {id(value): value.detach().clone() for value in results})
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"the model cannot be copied by copy.deepcopy: {error}") from error
+    return copy.to("cpu", torch.float64)
 
 
 def build_sequential(parts: Sequence[Named]) -> nn.Sequential:

@@ -11,9 +11,9 @@ from stacks import max_difference, max_parameter, stack_specs, train_serial
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from experiments.training.cpu_performance import memory_format, swap_relu_maxpool
+from experiments.training.cpu_performance import WIDE, Contiguous, memory_format, optimized
 from experiments.training.loader import BatchLoader
-from fanin.models import AlexNet, TwoLayer
+from fanin.models import AlexNet, TwoLayer, Vgg
 
 # --- memory format ----------------------------------------------------------------------------
 
@@ -52,6 +52,37 @@ def test_channels_last_changes_training_by_rounding_only(cell_config, monkeypatc
     assert difference <= bound * max_parameter(channels_last)
 
 
+# --- contiguous maps in wide convolutions -----------------------------------------------------
+
+
+def conv_formats(model: nn.Module, x: Tensor) -> list[torch.memory_format]:
+    """Return the memory format of each convolution's input in the optimized model."""
+    formats = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(
+                lambda _, inputs: formats.append(
+                    torch.contiguous_format if inputs[0].is_contiguous() else torch.channels_last
+                )
+            )
+    optimized(model)(x.to(memory_format=torch.channels_last))
+    return formats
+
+
+def test_maps_are_contiguous_from_the_first_wide_convolution():
+    model = Vgg(depth=11, width=64).build((3, 32, 32), 10, nn.ReLU)
+    narrow, wide = [torch.channels_last], [torch.contiguous_format]
+    assert conv_formats(model, torch.randn(2, 3, 32, 32)) == 3 * narrow + 5 * wide
+    assert all(not isinstance(layer, Contiguous) for layer in model)
+
+
+def test_a_wide_convolution_in_a_block_counts():
+    block = nn.Sequential(nn.Conv2d(4, WIDE, 3), nn.ReLU(), nn.Conv2d(WIDE, 4, 3))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), block)
+    narrow, wide = [torch.channels_last], [torch.contiguous_format]
+    assert conv_formats(model, torch.randn(2, 3, 8, 8)) == narrow + 2 * wide
+
+
 # --- max-pool before ReLU ---------------------------------------------------------------------
 
 POOLS = {"disjoint": (2, 2), "overlapping": (3, 2), "dense": (3, 1)}
@@ -82,7 +113,7 @@ def test_swapping_changes_no_output_and_no_gradient(pool, special, memory_format
     model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(*pool))
     x = maps(memory_format, *special)
     for swapped, original in zip(
-        output_and_gradient(swap_relu_maxpool(model), x),
+        output_and_gradient(optimized(model), x),
         output_and_gradient(model, x),
         strict=True,
     ):
@@ -91,7 +122,7 @@ def test_swapping_changes_no_output_and_no_gradient(pool, special, memory_format
 
 def test_the_swapped_model_has_the_same_parameter_names():
     model = TwoLayer(channels=4).build((1, 8, 8), 3, nn.ReLU)
-    swapped = swap_relu_maxpool(model)
+    swapped = optimized(model)
     assert [name for name, _ in swapped.named_children()] == [
         *("conv1", "pool1", "act1", "flatten", "fc1")
     ]
@@ -117,13 +148,12 @@ class Relu6(nn.ReLU):
     ],
 )
 def test_other_layers_are_not_swapped(model):
-    assert [*swap_relu_maxpool(model).children()] == [*model.children()]
+    assert [*optimized(model).children()] == [*model.children()]
 
 
 def test_all_pools_of_a_deep_network_are_swapped():
     names = [
-        name
-        for name, _ in swap_relu_maxpool(AlexNet().build((3, 32, 32), 10, nn.ReLU)).named_children()
+        name for name, _ in optimized(AlexNet().build((3, 32, 32), 10, nn.ReLU)).named_children()
     ]
     for place in (1, 2, 5):
         assert names.index(f"pool{place}") == names.index(f"act{place}") - 1

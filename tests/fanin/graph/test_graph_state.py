@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter, deque
 
 import numpy as np
 import pytest
@@ -31,6 +32,8 @@ class Stateful(nn.Module):
         self.cache = torch.zeros(4)
         self.features: list[Tensor] = []
         self.by_name: dict[str, Tensor] = {}
+        self.nested = deque([{"count": torch.zeros(())}])
+        self.counter = Counter(images=1)
         self.calls = 0
         self.fails = fails
 
@@ -44,6 +47,9 @@ class Stateful(nn.Module):
         self.train(not self.training)
         self.features.append(y)
         self.by_name["y"] = y
+        self.nested[0]["count"].add_(1)
+        self.nested.append({})
+        self.counter["images"] += len(x)
         self.last = y
         if self.fails:
             raise ValueError("no")
@@ -51,14 +57,15 @@ class Stateful(nn.Module):
 
 
 def snapshot(model: nn.Module) -> dict[str, object]:
-    tensors = [*model.parameters(), *model.buffers(), model.cache]
+    tensors = [*model.parameters(), *model.buffers(), model.cache, model.nested[0]["count"]]
     return {
         "ids": [id(tensor) for tensor in tensors],
         "values": [tensor.detach().clone() for tensor in tensors],
         "gradients": [p.grad for p in model.parameters()],
         "modes": [module.training for module in model.modules()],
         "attributes": [sorted(vars(module)) for module in model.modules()],
-        "lists": (len(model.features), len(model.by_name), model.calls),
+        "lists": (len(model.features), len(model.by_name), model.calls, len(model.nested)),
+        "counter": model.counter.copy(),
         "hooks": [
             (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
             for module in model.modules()
@@ -98,6 +105,8 @@ def test_the_module_changes_everything():
     model(IMAGES)
     assert model.calls == len(model.features) == int(model.steps) == int(model.cache[0]) == 1
     assert model.bn.num_batches_tracked == 1
+    assert model.nested[0]["count"] == 1
+    assert (len(model.nested), model.counter["images"]) == (2, 4)
     assert not model.training
 
 
@@ -136,6 +145,25 @@ def test_a_change_of_the_weights_is_refused_and_undone():
         record(model, IMAGES)
     assert torch.equal(model.conv.weight, before)
     assert before.abs().max() > 0.01
+
+
+class ClampedData(ClampedWeight):
+    def forward(self, x):
+        self.conv.weight.data.clamp_(-0.01, 0.01)
+        return self.conv(x)
+
+
+def test_a_change_of_the_weights_through_data_is_refused_and_undone():
+    model = ClampedData()
+    before = model.conv.weight.detach().clone()
+    with pytest.raises(GraphError, match=r"changes the values of conv.weight"):
+        record(model, IMAGES)
+    assert torch.equal(model.conv.weight, before)
+
+
+def test_inference_mode_is_refused():
+    with torch.inference_mode(), pytest.raises(GraphError, match=r"outside torch\.inference_mode"):
+        record(nn.Conv2d(4, 4, 3), IMAGES)
 
 
 def test_a_pending_backward_pass_survives():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import count
 
+import pytest
 import torch
 from torch import nn
 
@@ -83,3 +85,48 @@ def test_unhashable_arguments_disable_the_cache() -> None:
     hooked = make_network(nn.ReLU())
     hooked[0].register_forward_hook(lambda *_: None)
     assert not is_cached(hooked)
+
+
+FACTOR = 2.0
+
+
+def halved(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+
+class Scaled(nn.Module):
+    power = 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return FACTOR * halved(x) ** self.power
+
+
+def redefined_forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x)
+
+
+def redefined_function(x: torch.Tensor) -> torch.Tensor:
+    return x / 3
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        (Scaled, "forward", redefined_forward),
+        (Scaled, "power", 2),
+        (sys.modules[__name__], "FACTOR", 3.0),
+        (sys.modules[__name__], "halved", redefined_function),
+    ],
+)
+def test_a_redefined_class_has_another_key(monkeypatch, owner, name, value) -> None:
+    calls: list[int] = []
+
+    def compute() -> None:
+        memoized(f"test redefined {name}", lambda: calls.append(1), make_network(Scaled()))
+
+    compute()
+    compute()
+    assert len(calls) == 1
+    monkeypatch.setattr(owner, name, value)
+    compute()
+    assert len(calls) == 2

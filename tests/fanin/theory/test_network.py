@@ -11,7 +11,7 @@ from fanin.inits.weight_shape import Moments
 from fanin.models.layers import SeededDropout
 from fanin.theory import LayerMoments, UnpredictableLayer
 from fanin.theory.moments import scalar_moments
-from fanin.theory.network import parse_network
+from fanin.theory.network import has_flat_weights, is_sequence, parse_network
 
 
 def test_nested_sequences_are_flattened():
@@ -100,3 +100,33 @@ def test_different_kernel_taps_are_averaged():
 def test_missing_moments_raise():
     with pytest.raises(UnpredictableLayer, match=r"fc2: init has no moments"):
         scalar_moments({}, ["fc2"])
+
+
+class ScaledLinear(nn.Linear):
+    def forward(self, x):
+        return 0.1 * super().forward(x)
+
+
+class SkipSequence(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda module, args, output: 3 * output)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(ScaledLinear(4, 4)),
+        nn.Sequential(hooked(nn.Linear(4, 4))),
+        nn.Sequential(nn.Linear(4, 4), hooked(nn.Identity()), nn.Linear(4, 4)),
+        hooked(nn.Sequential(nn.Linear(4, 4))),
+        nn.Sequential(SkipSequence(nn.Linear(4, 4)), nn.Linear(4, 4)),
+    ],
+)
+def test_changed_layers_are_not_read_as_those_of_torch(model: nn.Module) -> None:
+    assert not is_sequence(model, (4,))
+    assert not has_flat_weights(model, (4,))
