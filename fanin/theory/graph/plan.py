@@ -130,7 +130,7 @@ def plan_graph(
         graph=graph,
         batch_graph=batch_graph,
         reported=reported,
-        names=_distinct([step_name(node) for node in reported]),
+        names=distinct([step_name(node) for node in reported]),
         step_of=builder.numbers,
         measured=tuple(x for x in restarting.measured if x.step <= last),
     )
@@ -157,12 +157,12 @@ def couples_images(graph: Graph) -> bool:
     )
 
 
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
     """Add numbers to names that occur several times, such as two sums in one module.
 
     Examples
     --------
-    >>> _distinct(["conv", "add", "add"])
+    >>> distinct(["conv", "add", "add"])
     ('conv', 'add', 'add_2')
     """
     seen: Counter[str] = Counter()
