@@ -39,6 +39,7 @@ from fanin.errors import DataError, FaninError
 from fanin.inits import set_scalars, weight_layers
 from fanin.models import use_batch_statistics
 from fanin.theory.field import couples_images
+from fanin.theory.graph.tracer import graph_tracer
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
 from fanin.theory.predict import THEORIES, applicable_theories, predict_moments
@@ -298,7 +299,7 @@ def predict_cell(
         except UnpredictableLayer:
             if not frames:
                 raise
-    frame = _weight_rows(pd.concat(frames, ignore_index=True), model)
+    frame = _probed_rows(pd.concat(frames, ignore_index=True), cell, model, images[indices])
     frame["image"] = frame["image"].map(
         dict(enumerate(indices)) | {MEAN_OVER_IMAGES: MEAN_OVER_IMAGES}
     )
@@ -306,13 +307,18 @@ def predict_cell(
     return frame[probed].reset_index(drop=True)
 
 
-def _weight_rows(frame: pd.DataFrame, model: nn.Module) -> pd.DataFrame:
-    """Keep the weight layers, which the probe measures, and number them as the probe does.
+def _probed_rows(frame: pd.DataFrame, cell: Cell, model: nn.Module, images: Tensor) -> pd.DataFrame:
+    """Keep the layers that the probe measures, and number them as the probe does.
 
     Predictions of a graph also have rows for sums and normalizations.
     """
-    rows = frame[frame.layer_name.isin(list(weight_layers(model)))]
-    numbers = {name: n for n, name in enumerate(rows.layer_name.unique(), start=1)}
+    if cell.probe.sums:
+        names = [node.name for node in graph_tracer(model, images).nodes]
+    else:
+        weighted = weight_layers(model)
+        names = [name for name in frame.layer_name.unique() if name in weighted]
+    numbers = {name: n for n, name in enumerate(names, start=1)}
+    rows = frame[frame.layer_name.isin(names)]
     return rows.assign(layer=rows.layer_name.map(numbers)).reset_index(drop=True)
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ from experiments.training.loop import OnProgress, TrainResult, train
 from experiments.training.step import Params, StepConfig
 from fanin.inits import initialize
 from fanin.models import ModuleModel, batch_statistics
-from fanin.probes.measure import LossFunctions, ProbeTables, concat_tables, measure
+from fanin.probes.measure import LossFunctions, ProbeTables, Tracer, concat_tables, measure
 from fanin.probes.moments import random_cotangent
+from fanin.probes.trace import trace
 from fanin.seeds import make_generator
+from fanin.theory.graph.tracer import graph_tracer
 
 Measurement = tuple[ProbeTables, dict[str, Any]]  # rows, and columns with one value for all rows
 
@@ -192,7 +195,15 @@ class CellRun:
                 with_layer_sharpness=settings.layer_sharpness,
                 tensors=settings.tensors,
                 quantities=probe_quantities(settings.quantities),
+                tracer=self.tracer,
             )
+
+    @cached_property
+    def tracer(self) -> Tracer:
+        """Function that records the measured layers; with `probe.sums` from the network's graph."""
+        if not self.cell.probe.sums:
+            return trace
+        return graph_tracer(self.model, probe_images(self.cell, self.data, self.scaling))
 
     def train_spec(self) -> TrainSpec:
         """Return the trainer's input, with `probe` and `save` as callbacks."""

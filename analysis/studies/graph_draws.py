@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from fanin.graph import Node
 from fanin.inits import Init, initialize
 from fanin.seeds import make_generator
+from fanin.statistics.draw_distribution import log_interval, predicted_mean_log
+from fanin.theory.finite_width.fit import fit_distribution
 from fanin.theory.graph.plan import WEIGHT_OPERATIONS, GraphPlan
 from fanin.theory.prediction import Prediction
 
@@ -136,6 +138,33 @@ def ratios(prediction: Prediction, measured: Draws) -> dict[tuple[str, str], Rat
                 parts += [(sampling_se[i] * ratio / value[i], len(predicted) - 1)]
             result[quantity, name] = Ratio(ratio, *_combined(parts))
     return result
+
+
+def interval_hits(names: Sequence[str], measured: Draws) -> dict[tuple[str, str], int]:
+    """Return how many draws are inside a 95 % interval, by quantity and tensor.
+
+    The interval is the one of theory `finite_width` for a graph, fitted to draws. Here each half of
+    the draws is compared with the interval fitted to the other half.
+    """
+    result: dict[tuple[str, str], int] = {}
+    for quantity, values in measured.items():
+        draws = values.mean(1)  # over the images
+        (known,) = np.nonzero(np.isfinite(draws).all(0))
+        halves = draws[::2, known], draws[1::2, known]
+        hits = _hits(*halves) + _hits(*halves[::-1])
+        result |= {(quantity, names[int(i)]): int(n) for i, n in zip(known, hits, strict=True)}
+    return result
+
+
+def _hits(fitted: np.ndarray, tested: np.ndarray) -> np.ndarray:
+    """Return how many draws of each tensor are inside the interval fitted to others."""
+    fit = fit_distribution(fitted)
+    p, skew = np.asarray(fit.zero_probability), np.asarray(fit.log_skew)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean_log = predicted_mean_log(np.log(fit.value), fit.log_sd, p, skew)
+        low, high = np.exp(log_interval(mean_log, fit.log_sd, p, skew))
+    tiny = ROUNDING * high
+    return np.asarray(((tested >= low - tiny) & (tested <= high + tiny)).sum(0))
 
 
 def _combined(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:

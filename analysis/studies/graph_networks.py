@@ -23,11 +23,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from analysis.studies.blocks import publish
-from analysis.studies.graph_draws import BACKWARD, QUANTITIES, Ratio, measure_graph, ratios
+from analysis.studies.graph_draws import (
+    BACKWARD,
+    QUANTITIES,
+    Ratio,
+    interval_hits,
+    measure_graph,
+    ratios,
+)
 from analysis.studies.tables import markdown_table
 from experiments.console import exit_on_error
 from experiments.data import Cifar10, Data
 from experiments.scaling import Scaling, Standardize
+from experiments.sweep.provenance import code_version
 from fanin.inits import HeNormal, Init, Scheme, SkipInit, initialize
 from fanin.inits.residual import Fixup
 from fanin.models import Model, ResNet, Vgg
@@ -65,7 +73,7 @@ class Case:
     title: str
     model: Callable[..., Model]
     scheme: Scheme
-    widths: tuple[int, ...] = (16, 64)
+    widths: tuple[int, ...] = (16,)
     images: int = 4
 
     def network(self, width: int) -> nn.Module:
@@ -77,7 +85,7 @@ class Case:
 
 def _cases() -> Iterator[Case]:
     he = HeNormal()
-    yield Case("ResNet-20 v1, batch norm, one image", partial(ResNet, 20), he, images=1)
+    yield Case("ResNet-20 v1, batch norm, one image", partial(ResNet, 20), he, (16, 64), images=1)
     yield Case("ResNet-20 v1, batch norm", partial(ResNet, 20), he)
     yield Case("ResNet-20 v2, batch norm", partial(ResNet, 20, version="v2"), he)
     fixup: dict[str, Any] = {"norm": "none", "scalars": "fixup"}
@@ -86,9 +94,9 @@ def _cases() -> Iterator[Case]:
     yield Case("ResNet-20 v1, SkipInit 1/3", partial(ResNet, 20, **skip), SkipInit(1 / 3))
     yield Case("VGG-16", partial(Vgg, 16), he, widths=(64,))
     yield Case("VGG-16, batch norm", partial(Vgg, 16, norm="batch"), he, widths=(64,))
-    yield Case("ResNet-56 v1, Fixup", partial(ResNet, 56, **fixup), Fixup(), widths=(16,))
-    yield Case("ResNet-56 v1, batch norm", partial(ResNet, 56), he, widths=(16,))
-    yield Case("ResNet-56 v2, batch norm", partial(ResNet, 56, version="v2"), he, widths=(16,))
+    yield Case("ResNet-56 v1, Fixup", partial(ResNet, 56, **fixup), Fixup())
+    yield Case("ResNet-56 v1, batch norm", partial(ResNet, 56), he)
+    yield Case("ResNet-56 v2, batch norm", partial(ResNet, 56, version="v2"), he)
 
 
 CASES = {case.title: case for case in _cases()}
@@ -96,7 +104,7 @@ CASES = {case.title: case for case in _cases()}
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a prediction: time on one core and peak memory of the process."""
+    """Cost of the prediction at the first width: time on one core, peak memory of the process."""
 
     method: str
     repeats: int
@@ -116,6 +124,8 @@ class Entry:
         Channels of the first stage.
     channels
         Channels of the tensor.
+    hits
+        Draws inside the 95 % interval fitted to the other half of the draws.
     """
 
     width: int
@@ -124,13 +134,21 @@ class Entry:
     channels: int
     value: float
     se: float
+    hits: int
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Cost, ratios, and the number of moments that are 0 in prediction and draws."""
+    """Cost, ratios, and the number of moments that are 0 in prediction and draws.
+
+    Attributes
+    ----------
+    commit
+        Version of the code that computed it.
+    """
 
     title: str
+    commit: str
     draws: int
     cost: Cost
     entries: tuple[Entry, ...]
@@ -151,11 +169,13 @@ def load_images(count: int, root: str | None) -> Float[Tensor, "image 3 32 32"]:
     return scaling.apply(data.train.x[:count]).float()
 
 
-def predict_case(title: str, images: Tensor, max_repeats: int) -> tuple[Prediction, Cost]:
+def predict_case(
+    title: str, width: int, images: Tensor, max_repeats: int
+) -> tuple[Prediction, Cost]:
     """Predict a case; to run in a process of its own, whose peak memory it reports."""
     torch.set_num_threads(1)
     case = CASES[title]
-    network = case.network(case.widths[0])
+    network = case.network(width)
     moments = declared_moments(network, Init(case.scheme))
     start = time.process_time(), time.perf_counter()
     prediction = predict_graph(network, moments, images, sampling=Sampling(repeats=max_repeats))
@@ -184,19 +204,23 @@ def measure_case(
 
 
 def evaluate(title: str, draws: int, root: str | None, max_repeats: int) -> CaseResult:
-    """Predict and draw one case."""
+    """Predict and draw one case at each of its widths."""
     case = CASES[title]
     images = load_images(case.images, root)
-    prediction, cost = _in_process(predict_case, title, images, max_repeats)
     entries: list[Entry] = []
+    costs: list[Cost] = []
     zeros = 0
     for width in case.widths:
+        prediction, cost = _in_process(predict_case, title, width, images, max_repeats)
+        costs.append(cost)
         measured, channels = _in_process(measure_case, title, width, images, draws)
         found = ratios(prediction, measured)
         zeros += _count_zeros(prediction, found, measured)
+        hits = interval_hits(prediction.layer_names, measured)
         for (quantity, tensor), ratio in found.items():
-            entries.append(Entry(width, quantity, tensor, channels[tensor], ratio.value, ratio.se))
-    return CaseResult(title, draws, cost, tuple(entries), zeros)
+            values = channels[tensor], ratio.value, ratio.se, hits[quantity, tensor]
+            entries.append(Entry(width, quantity, tensor, *values))
+    return CaseResult(title, code_version(), draws, costs[0], tuple(entries), zeros)
 
 
 def _in_process(function: Callable[..., T], *args: Any) -> T:
@@ -216,9 +240,8 @@ def _count_zeros(
 
 def markdown(results: Sequence[CaseResult]) -> str:
     """Format all cases as Markdown."""
-    draws = results[0].draws
-    header = ["network", "width", "direction", "moments"]
-    header += [f"worst, {WIDE} channels or more", "tensor", "worst of all", "tensor"]
+    header = ["network", "width", "draws", "direction", "moments"]
+    header += [f"worst, {WIDE} channels or more", "tensor", "worst of all", "tensor", "coverage"]
     rows = []
     for result in results:
         for width in CASES[result.title].widths:
@@ -228,14 +251,16 @@ def markdown(results: Sequence[CaseResult]) -> str:
                 wide = [e for e in chosen if e.channels >= WIDE]
                 rows.append(
                     [
-                        *(result.title, f"{width}", direction, f"{len(chosen)}"),
-                        *(*_worst(wide), *_worst(chosen)),
+                        *(result.title, f"{width}", f"{result.draws}", direction),
+                        *(f"{len(chosen)}", *_worst(wide), *_worst(chosen)),
+                        _coverage(chosen, result.draws),
                     ]
                 )
     zeros = [f"{r.title}: {r.zeros}" for r in results if r.zeros]
     parts = [
-        f"{draws} draws of each network at each width. Measured / predicted, mean over the images,"
-        " in the tensor in which it is furthest from 1; in brackets its standard error.",
+        "Measured / predicted, mean over the images, in the tensor in which it is furthest from 1;"
+        " in brackets its standard error. Coverage: share of the draws inside the 95 % interval"
+        " that theory `finite_width` fits to drawn networks, here to the other half of the draws.",
         markdown_table(header, rows),
         "Moments that are 0 in the prediction and in all draws: " + "; ".join(zeros) + "."
         if zeros
@@ -254,14 +279,20 @@ def _worst(entries: Sequence[Entry]) -> tuple[str, str]:
     return f"{worst.value:.3f} ({worst.se:.3f})", label
 
 
+def _coverage(entries: Sequence[Entry], draws: int) -> str:
+    if not entries:
+        return "-"
+    return f"{sum(entry.hits for entry in entries) / (draws * len(entries)):.1%}"
+
+
 def _costs(results: Sequence[CaseResult]) -> str:
     header = ["network", "images", "points of the largest field", "method", "repeats"]
-    header += ["CPU time, s", "wall time, s", "peak memory, GiB"]
+    header += ["CPU time, s", "wall time, s", "peak memory, GiB", "commit"]
     rows = [
         [
             *(r.title, f"{CASES[r.title].images}", f"{r.cost.points}", r.cost.method),
             *(f"{r.cost.repeats}", f"{r.cost.cpu_s:.0f}", f"{r.cost.wall_s:.0f}"),
-            f"{r.cost.peak_gib:.1f}",
+            *(f"{r.cost.peak_gib:.1f}", r.commit),
         ]
         for r in results
     ]
@@ -292,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results.append(CaseResult.from_json(path.read_text()))
                 continue
             results.append(evaluate(title, args.draws, args.data_root, args.repeats))
-            print(_costs(results[-1:]), markdown(results[-1:]), sep="\n", flush=True)
+            print(markdown(results[-1:]), flush=True)
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(asdict(results[-1])))

@@ -27,6 +27,7 @@ MIGRATIONS: tuple[tuple[str, Any], ...] = (
     ("init.per_group", False),
     ("init.layers.*.per_group", False),
     ("probe.quantities", []),
+    ("probe.sums", False),
 )
 
 SCALARS = (str, int, float, type(None))

@@ -52,6 +52,9 @@ class Probe:
         Tensors to record element by element: `weight`, `bias`, and for each of `images` a layer's
         `input`, pre-activations (`preact`), activations (`act`) and `input_grad`, the gradient of
         the loss with respect to its input.
+    sums
+        Also measure sums (such as the residual stream after each block), products and
+        normalizations, as further layers. They are named as in `certify`.
     quantities
         Your own quantities: dotted names of functions of a `LayerTrace`, such as `my.rank`.
 
@@ -70,6 +73,7 @@ class Probe:
     sharpness: bool = False
     layer_sharpness: bool = False
     tensors: tuple[TensorName, ...] = ()
+    sums: bool = False
     quantities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -28,10 +28,14 @@ class Assumptions:
         Activations multiply second moments by He's gain, forward and backward.
     subsamples
         Poolings return the middle of each window.
+    expected_statistics
+        Batch and instance normalization divide by the root of the second moment that their
+        statistics have in expectation over the channels, and subtract no mean.
     """
 
     he_gains: bool = False
     subsamples: bool = False
+    expected_statistics: bool = False
 
 
 NO_ASSUMPTIONS = Assumptions()

@@ -167,7 +167,8 @@ def explain(
     In a network with branches, He's prediction is that of theory `field` with He's gain in place of
     each activation, for images without structure. Theory `field` also predicts the next steps, and
     drawn networks the step `width`. Poolings that are written as a mean over positions belong to
-    the step `real data`.
+    the step `real data`. So do the statistics of batch and instance normalization: in the steps
+    before it, they are those expected over the channels (mean 0 and E[y^2]).
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from fanin.theory.assumptions import (
     without_means,
 )
 from fanin.theory.graph.network import GraphNetwork, parse_graph
-from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
+from fanin.theory.layer_kind import LayerKind
 from fanin.theory.moments import LayerMoments
 from fanin.theory.predict import predict_moments
 
@@ -60,19 +61,15 @@ def sequence_steps(
 def graph_steps(network: GraphNetwork, seed: int) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield the predictions of a graph in which the assumptions hold, and without each of them.
 
-    In `he`, activations multiply second moments by He's gain, forward and backward.
+    In `he`, activations multiply second moments by He's gain, forward and backward. As long as the
+    images have no structure, so that a channel is constant, batch and instance normalization have
+    the statistics that they have in expectation over the channels.
     """
-    for node in network.plan.graph.nodes:
-        if node.operation in ("batch_norm", "instance_norm"):
-            raise UnpredictableLayer(
-                node.path,
-                "explain does not support batch and instance normalization in graphs, because they"
-                " divide by 0 for images without structure",
-            )
     net, moments, images = network.model, network.moments, network.images
     structureless = remove_structure(images, moments, seed)
     circular, no_bias = use_circular_padding(net), without_biases(moments)
     subsampled = Assumptions(subsamples=True)
+    constant = Assumptions(subsamples=True, expected_statistics=True)
 
     def predict(
         model: nn.Module, m: Mapping[str, LayerMoments], x: Tensor, a: Assumptions
@@ -81,12 +78,12 @@ def graph_steps(network: GraphNetwork, seed: int) -> Iterator[tuple[str, pd.Data
 
     yield (
         "he",
-        predict(circular, no_bias, structureless, Assumptions(he_gains=True, subsamples=True)),
+        predict(circular, no_bias, structureless, replace(constant, he_gains=True)),
     )
-    without = predict(circular, no_bias, structureless, subsampled)
+    without = predict(circular, no_bias, structureless, constant)
     yield "activation", without
     yield "weight mean", without
-    with_biases = predict(circular, moments, structureless, subsampled)
+    with_biases = predict(circular, moments, structureless, constant)
     yield "biases", with_biases
     yield "stride", with_biases
     yield "real data", predict(circular, moments, images, subsampled)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field, propagate_field
+from fanin.theory.graph.backward_gains import backward_gains, find_branch_starts
 from fanin.theory.graph.gains import find_branch_ends, forward_gains, scale_norms
 from fanin.theory.graph.network import parse_graph
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
@@ -44,7 +45,10 @@ def find_gains(
     gains, similar to the compromise of Glorot & Bengio (2010) between eqs 10 and 11.
 
     In a graph, the last weight layers of the n residual branches have E[y^2] = `target` / n, so
-    that all branches together add `target` to the second moment of the stream.
+    that all branches together add `target` to the second moment of the stream. Backward, a layer's
+    cotangent counts as that which it sends to the tensor before its input's activations, pools and
+    normalizations, and the first layers of the branches send 1 / n of that at the logits. A layer
+    before a normalization has E[d^2] = 1 itself, because its gain does not change what it sends.
 
     Parameters
     ----------
@@ -53,7 +57,7 @@ def find_gains(
     target
         E[y^2] that every layer has with forward gains.
     direction
-        `forward`, `backward` or `both`; for a graph only `forward`.
+        `forward`, `backward` or `both`.
     seed
         Seed of the theory's own sampling.
 
@@ -66,20 +70,18 @@ def find_gains(
         raise ValueError(f"direction={direction}: expected forward, backward or both")
 
     on_graph = not is_sequence(model, tuple(images.shape[1:]), layer_kinds)
-    if on_graph and direction != "forward":
-        raise UnpredictableLayer(
-            "",
-            f"gains of direction={direction} need an nn.Sequential of supported layers;"
-            " use direction=forward",
-        )
 
     def solve() -> dict[str, float]:
         if on_graph:
-            return _graph_forward(model, moments, images, target, seed)
-        forward = _forward(model, moments, images, target, seed, layer_kinds)
+            forward = _graph_forward(model, moments, images, target, seed)
+        else:
+            forward = _forward(model, moments, images, target, seed, layer_kinds)
         if direction == "forward":
             return forward
-        backward = _backward(model, moments, images, forward, seed, layer_kinds)
+        if on_graph:
+            backward = _graph_backward(model, moments, images, forward, seed)
+        else:
+            backward = _backward(model, moments, images, forward, seed, layer_kinds)
         if direction == "backward":
             return backward
         return {name: (forward[name] * backward[name]) ** 0.5 for name in forward}
@@ -140,6 +142,22 @@ def _graph_forward(
         for stage in network.stages
     }
     return forward_gains(network, targets, seed, _solve_gain)
+
+
+def _graph_backward(
+    model: nn.Module,
+    moments: Mapping[str, LayerMoments],
+    images: Tensor,
+    start: Mapping[str, float],
+    seed: int,
+) -> dict[str, float]:
+    """Return gains with which all branches together add to the cotangent of the stream."""
+    network = parse_graph(model, moments, images)
+    starts, n_branches = find_branch_starts(network.plan)
+    targets = {
+        stage.name: 1 / n_branches if stage.name in starts else 1.0 for stage in network.stages
+    }
+    return backward_gains(network, targets, start, seed)
 
 
 def _forward(

@@ -184,10 +184,38 @@ def lewkowycz2020() -> pd.DataFrame:
     )
 
 
+def de2020() -> pd.DataFrame:
+    from analysis.figures.de2020 import LIMIT_RATE
+    from analysis.figures.de2020 import cells as study
+
+    grid = design("de2020").rename(columns={"model.depth": "depth", "optim.lr": "lr"})
+    table = grid[["seed", "model", "depth", "init", "lr"]].assign(norm=grid["model.norm"])
+    trained = table[grid["train.steps"] > 0].assign(part=study.TRAINING, layer=0)
+    unscaled, deep = trained["init"] == study.UNSCALED, trained["depth"] == 98
+    loss = np.where(unscaled, np.where(deep, 1.0, 0.9), 0.85)
+    loss = loss + np.where(unscaled & (trained["lr"] > 0.01), 0.1, 0.0)
+    trained["loss"] = np.minimum(loss + noise(len(trained), 0.005), 1.0)
+    start = table[grid["train.steps"] == 0]
+    plain = start[start["model"] != study.RESIDUAL].assign(part=study.GRADIENTS)
+    plain = plain.merge(pd.DataFrame({"layer": range(2, 21)}), "cross")
+    is_batch = plain["norm"] == study.NORMALIZED
+    plain["log_gradient_predicted"] = -LIMIT_RATE * plain["layer"].where(is_batch, 0)
+    plain["log_gradient"] = plain["log_gradient_predicted"] + noise(len(plain), 0.05)
+    stream = start[start["model"] == study.RESIDUAL].assign(part=study.STREAM)
+    blocks = pd.DataFrame({"layer": range(1, 16)})
+    blocks["stage"] = 1 + (blocks["layer"] - 1) // 5
+    stream = stream.merge(blocks, "cross")
+    linear = 0.5 + (stream["layer"] - 1) % 5 + 1
+    predicted = np.where(stream["norm"] == study.NORMALIZED, linear, 2.0 ** stream["layer"])
+    stream["stream_predicted"] = predicted
+    stream["stream"] = predicted * np.exp(noise(len(stream), 0.02))
+    return pd.concat([plain, stream, trained], ignore_index=True)
+
+
 RECORDS: dict[str, Callable[[], pd.DataFrame]] = {
     record.__name__: record
     for record in (
         *(schoenholz2017, he2015, xiao2018, mishkin2016),
-        *(poole2016, hanin2018, glorot2010, lewkowycz2020),
+        *(poole2016, hanin2018, glorot2010, lewkowycz2020, de2020),
     )
 }

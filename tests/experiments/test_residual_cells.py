@@ -2,11 +2,13 @@
 
 from math import isfinite, log
 
+import pandas as pd
 import pytest
 import torch
 
-from experiments.cell import run_cell
+from experiments.cell import CellRun, run_cell
 from experiments.config.groups import CONF
+from experiments.inputs import probe_images
 from experiments.schema import build_cell
 from experiments.stack import run_stack
 from experiments.training.engines import why_serial
@@ -58,6 +60,32 @@ def test_a_stack_of_residual_cells_agrees_with_serial_cells(cell_config, case):
         serial = run_cell(config, CPU)
         assert stacked[index].row["train_loss"] == pytest.approx(serial.row["train_loss"], rel=1e-9)
         assert repr(stacked[index].tables["layers"]) == repr(serial.tables["layers"])  # has NaN
+
+
+def test_sums_are_measured_beside_the_weight_layers(cell_config):
+    """A weight layer has the same values; the sum of a block is the block's output in `v2`."""
+    overrides = (*DIGITS, *PROBE, *CASES["v2"], "train.steps=0", "train.dtype=float64")
+    config = cell_config(*overrides, "probe.sums=true")
+    rows = pd.DataFrame(run_cell(config, CPU).tables["layers"])
+    weights = pd.DataFrame(run_cell(cell_config(*overrides), CPU).tables["layers"])
+    keys = ["image", "layer_name", "quantity"]
+    both = weights.merge(rows, on=keys, suffixes=("", "_beside_sums"))
+    assert len(both) == len(weights)
+    assert both["value_beside_sums"].tolist() == pytest.approx(both["value"], rel=1e-9, nan_ok=True)
+    sums = rows[rows["layer_name"].str.endswith(".add") & (rows["image"] == -1)]
+    assert sums["layer_name"].unique().tolist() == [f"block{n}.add" for n in (1, 2, 3)]
+    assert {"preact_m2", "vjp_m2", "grad_m2"} <= set(sums["quantity"])
+    run = CellRun.start(config, CPU)
+    run.draw_weights(0)
+    blocks = {}
+    for name in ("block1", "block2", "block3"):
+        run.model.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: blocks.update({name: output})
+        )
+    run.model(probe_images(run.cell, run.data, run.scaling))
+    values = sums[sums["quantity"] == "preact_m2"]["value"]
+    expected = [float(output.detach().square().mean()) for output in blocks.values()]
+    assert values.tolist() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("init", ALL_INITS)

@@ -84,8 +84,9 @@ def certify(
         Number of draws to measure for comparison. If `init` is None, the model itself is the only
         draw.
     restart
-        If a layer of an `nn.Sequential` has no formula, continue after it from measured activations
-        instead of raising.
+        If a layer has no formula, continue after it from activations measured in a few new draws,
+        instead of raising. In a network with branches, a sum of such a tensor with one that depends
+        on the same weights is measured too.
     joint
         Also predict the quantities that depend on several images (correlation between inputs,
         fraction of dead units). None predicts them if the number of images times the output

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import nan
 
 import pandas as pd
+import torch
 
 from fanin.inits.weight_shape import WeightShape
 from fanin.progress import set_phase
@@ -14,9 +15,9 @@ from fanin.theory.certificate.assemble import (
     overflow_by_dtype,
     values_by_theory,
 )
+from fanin.theory.certificate.graph_restart import RestartedRows
 from fanin.theory.certificate.joint import MAX_CHEAP_POINTS
 from fanin.theory.certificate.record import LayerCertificate, LayerDepthScales
-from fanin.theory.certificate.segments import THEORY
 from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.cost import JOINT_PHASE
 from fanin.theory.graph.network import GraphNetwork
@@ -32,7 +33,7 @@ def make_graph_records(
     """Create the record of every row of a graph."""
     predicted, theories = finest_predictions(frame, keeps_field=True), values_by_theory(frame)
     modules = dict(network.model.named_modules())
-    records = []
+    rows, records = RestartedRows.of(network), []
     for number, row in enumerate(network.rows, start=1):
         values, path = predicted[row.name], row.path or row.weight_layer
         shape = WeightShape.of(modules[row.weight_layer]) if row.weight_layer else None
@@ -46,9 +47,10 @@ def make_graph_records(
                 positions=row.positions,
                 predicted=values,
                 theories=theories[row.name],
-                basis=THEORY,
+                basis=rows.basis(row.name),
                 moments=weights.source,
-                has_zero_mean_weights=True,  # theory refuses others
+                has_zero_mean_weights=_has_zero_mean(row, weights),
+                restarted_at=rows.restarted_at.get(row.name),
                 overflow=overflow_by_dtype(
                     values, row.channels, row.positions, len(network.images)
                 ),
@@ -102,6 +104,12 @@ def _variances(
         return None
     moments = scalar_moments(weights.moments, [row.weight_layer])[row.weight_layer]
     return LayerDepthScales(shape.fan_in * moments.weight_var, moments.bias_var)
+
+
+def _has_zero_mean(row: GraphRow, weights: WeightMoments) -> bool:
+    if not row.weight_layer:
+        return True
+    return not bool(torch.as_tensor(weights.moments[row.weight_layer].weight.mean).any())
 
 
 def _bias_m2(row: GraphRow, weights: WeightMoments) -> float:

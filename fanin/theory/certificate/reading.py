@@ -18,11 +18,12 @@ from fanin.probes.measure import Tracer
 from fanin.probes.trace import trace
 from fanin.theory.certificate.assemble import make_records, number_layers
 from fanin.theory.certificate.graph import Measured, graph_joint_rows, make_graph_records
+from fanin.theory.certificate.graph_restart import RestartedRows, predict_restarted
 from fanin.theory.certificate.joint import joint_rows
 from fanin.theory.certificate.record import LayerCertificate
 from fanin.theory.certificate.segments import THEORY, predict_segments
 from fanin.theory.certificate.weights import WeightMoments
-from fanin.theory.graph.network import GRAPH_THEORIES, parse_graph
+from fanin.theory.graph.network import GRAPH_THEORIES, GraphNetwork, parse_graph
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.predict import predict_moments, reads_graph
 
@@ -70,7 +71,7 @@ def predict_network(
     continues = restart and isinstance(model, nn.Sequential)
     shape = tuple(images.shape[1:])
     if not continues and reads_graph(model, shape, theories, layer_kinds):
-        return _predict_graph(model, weights, images, theories, seed, joint)
+        return _predict_graph(model, weights, images, theories, seed, joint, restart)
     segments = predict_segments(model, weights, images, theories, seed, restart, layer_kinds)
     joint_frame = pd.DataFrame()
     if "field" in theories:
@@ -92,8 +93,13 @@ def _predict_graph(
     theories: Sequence[str],
     seed: int,
     joint: bool | None,
+    restart: bool,
 ) -> NetworkPrediction:
     used = tuple(theory for theory in theories if theory in GRAPH_THEORIES)
+    if restart:
+        network = parse_graph(model, weights.moments, images, restart=True)
+        if network.plan.measured:
+            return _restarted(network, weights, used, seed, theories)
     frame = predict_moments(model, weights.moments, images, used, seed)
     network = parse_graph(model, weights.moments, images)
     numbers = {row.name: number for number, row in enumerate(network.rows, start=1)}
@@ -106,6 +112,26 @@ def _predict_graph(
         partial(make_graph_records, network, frame, weights),
         network.tracer,
         is_graph=True,
+        notes=_graph_notes([theory for theory in theories if theory not in used]),
+    )
+
+
+def _restarted(
+    network: GraphNetwork,
+    weights: WeightMoments,
+    used: Sequence[str],
+    seed: int,
+    theories: Sequence[str],
+) -> NetworkPrediction:
+    frame = predict_restarted(network, weights, used, seed)
+    numbers = {row.name: number for number, row in enumerate(network.rows, start=1)}
+    frame = frame.assign(layer=frame.layer_name.map(numbers))
+    return NetworkPrediction(
+        frame,
+        partial(make_graph_records, network, frame, weights),
+        network.tracer,
+        is_graph=True,
+        unpredicted=RestartedRows.of(network).reasons,
         notes=_graph_notes([theory for theory in theories if theory not in used]),
     )
 

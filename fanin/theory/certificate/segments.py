@@ -128,7 +128,7 @@ class _SegmentPredictor:
     def _frame(self, part: Segment, is_end: bool) -> pd.DataFrame:
         net = build_sequential(part.parts)
         moments = {encode_name(name): layer for name, layer in self.weights.moments.items()}
-        frame = _average_over_draws(
+        frame = average_over_draws(
             [
                 predict_moments(
                     *(net, moments, x, self.theories, self.seed, part.layer_kinds), graphs=False
@@ -156,7 +156,7 @@ def _has_weights(parts: Sequence[Named]) -> bool:
     return any(isinstance(module, WeightLayer) for _, module in parts)
 
 
-def _average_over_draws(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def average_over_draws(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Average predictions that start from the measured inputs of several draws.
 
     The spread also contains the variance between these predictions.

@@ -157,6 +157,12 @@ class Builder:
             f" (max_images={affordable}; in a sweep probe.size={affordable}), or smaller ones"
         )
 
+    def undo(self, node: Node, n_steps: int) -> None:
+        """Remove the steps of a node, which are those after the first `n_steps`."""
+        del self.steps[n_steps:], self.layouts[n_steps:]
+        self.known = {number for number in self.known if number < n_steps}
+        self._step_of.pop(node, None)
+
     def add_rule(self, node: Node, rule: ChannelRule, layout: Layout | None = None) -> None:
         """Add a step that treats each channel of a node's first input alone."""
         source = self.step_of(fields_of(node)[0])

@@ -43,33 +43,36 @@ class BranchEnds:
 
 
 def find_branch_ends(plan: GraphPlan) -> BranchEnds:
-    """Find the residual branches of a graph.
-
-    Of the two inputs of a sum, the branch is the one with more weight layers of its own.
-    """
-    ancestors = _ancestors(plan.steps)
+    """Find the last modules of the residual branches of a graph."""
+    ancestors = ancestors_of(plan.steps)
     nodes: dict[int, Node] = {}
     for node, number in plan.step_of.items():
         nodes.setdefault(number, node)  # the first one computes it, others are views
     weights: set[str] = set()
     norms: set[str] = set()
     n_branches = 0
-    for step in plan.steps:
-        if not isinstance(step.operation, Add):
-            continue
-        first, second = step.inputs
-        own = [
-            _count_weights(plan.steps, ancestors[a] - ancestors[b])
-            for a, b in ((first, second), (second, first))
-        ]
-        if own[0] == own[1]:
-            continue
-        branch, other = (first, second) if own[0] > own[1] else (second, first)
+    for branch, other in residual_branches(plan.steps, ancestors):
         ends = list(_ends(plan.steps, nodes, branch, ancestors[other]))
         weights |= {weight_path(node) for node in ends if weight_path(node)}
         norms |= {node.path for node in ends if not weight_path(node) and node.path}
         n_branches += bool(ends)
     return BranchEnds(frozenset(weights), frozenset(norms), n_branches)
+
+
+def residual_branches(
+    steps: Sequence[Step], ancestors: Sequence[frozenset[int]]
+) -> Iterator[tuple[int, int]]:
+    """Yield the two inputs of each sum: the branch, which has more weight layers, and the other."""
+    for step in steps:
+        if not isinstance(step.operation, Add):
+            continue
+        first, second = step.inputs
+        own = [
+            _count_weights(steps, ancestors[a] - ancestors[b])
+            for a, b in ((first, second), (second, first))
+        ]
+        if own[0] != own[1]:
+            yield (first, second) if own[0] > own[1] else (second, first)
 
 
 def forward_gains(
@@ -136,7 +139,7 @@ def _gain(
     return solve(layer.name, (m2 - bias_m2, 0.0, bias_m2), targets[layer.name])
 
 
-def _ancestors(steps: Sequence[Step]) -> list[frozenset[int]]:
+def ancestors_of(steps: Sequence[Step]) -> list[frozenset[int]]:
     """Return the steps on which each step depends, and the step itself."""
     result: list[frozenset[int]] = []
     for number, step in enumerate(steps):

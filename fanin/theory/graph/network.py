@@ -75,15 +75,22 @@ class GraphNetwork:
         nodes = [TracedNode(row.name, row.node, row.activation_node) for row in self.rows]
         return GraphTracer(self.model, self.plan.batch_graph, nodes)
 
-    def predict(self, theory: str, seed: int) -> pd.DataFrame:
-        """Predict the moments of all rows with a theory of `GRAPH_THEORIES`."""
-        frame = (self._field if theory == "field" else self._simulated)(seed).to_frame()
+    def predict(
+        self, theory: str, seed: int, measured: Mapping[int, Tensor] | None = None
+    ) -> pd.DataFrame:
+        """Predict the moments of all rows with a theory of `GRAPH_THEORIES`.
+
+        `measured` has the values of the plan's measured tensors in a drawn network.
+        """
+        is_field = theory == "field"
+        prediction = self._field(seed, measured) if is_field else self._simulated(seed)
+        frame = prediction.to_frame()
         weighted = frame.layer_name.map({row.name: bool(row.weight_layer) for row in self.rows})
         frame = frame[weighted | (frame.quantity != "weight_vjp_m2")]
         return frame.reset_index(drop=True)
 
-    def _field(self, seed: int) -> Prediction:
-        return predict_plan(self.plan, self.images, Sampling(seed=seed))
+    def _field(self, seed: int, measured: Mapping[int, Tensor] | None) -> Prediction:
+        return predict_plan(self.plan, self.images, Sampling(seed=seed), measured)
 
     def _simulated(self, seed: int) -> Prediction:
         draws = simulate_networks(
@@ -134,6 +141,7 @@ def parse_graph(
     *,
     joint: bool = False,
     assumptions: Assumptions = NO_ASSUMPTIONS,
+    restart: bool = False,
 ) -> GraphNetwork:
     """Record a model's graph and find its rows.
 
@@ -148,7 +156,10 @@ def parse_graph(
         model = deepcopy(model).to("cpu", torch.float64)
     try:
         plan = plan_graph(
-            *(model, moments, images, Sampling()), joint=joint, assumptions=assumptions
+            *(model, moments, images, Sampling()),
+            joint=joint,
+            assumptions=assumptions,
+            restart=restart,
         )
     except GraphError as error:
         line = f" ({error.line})" if error.line else ""

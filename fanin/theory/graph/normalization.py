@@ -20,6 +20,10 @@ def batch_norm(builder: Builder, node: Node) -> None:
         raise builder.refuse(node, "it reads positions of the image as channels")
     if arguments["training"]:
         eps = arguments["eps"]
+        if builder.assumptions.expected_statistics:
+            norm = ChannelNorm(True, False, eps, over_images=True)
+            _add(builder, node, NormalizeChannels(norm))
+            return
         rule = layout.on_samples(
             lambda x: F.batch_norm(x, None, None, training=True, eps=eps), layout
         )
@@ -42,6 +46,9 @@ def instance_norm(builder: Builder, node: Node) -> None:
         raise builder.refuse(node, "instance_norm with running statistics is not supported")
     layout = builder.layout_of(arguments["input"])
     eps = arguments["eps"]
+    if builder.assumptions.expected_statistics:
+        _add(builder, node, NormalizeChannels(ChannelNorm(True, False, eps)))
+        return
     rule = layout.on_samples(lambda x: F.instance_norm(x, eps=eps), layout)
     _add(builder, node, PerChannel(Mixing(rule)))
 
@@ -66,6 +73,9 @@ def mean_only(builder: Builder, node: Node) -> None:
     layout = builder.layout_of(node.inputs[0])
     if layout.channel_axis != 1 or layout.is_flat:
         raise builder.refuse(node, "it reads positions of the image as channels")
+    if builder.assumptions.expected_statistics:
+        builder.set(node, builder.step_of(node.inputs[0]))
+        return
     builder.add_rule(node, Linear(layout.on_samples(as_function(node), layout)))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from fanin.theory.graph.channel import Channel, FreshChannel, Gaussian
 from fanin.theory.graph.elementary import (
@@ -37,10 +38,13 @@ class Fields:
         Samples of each field.
     key
         Key of the random streams: seed, repeat.
+    measured
+        Values of the measured tensors in a drawn network, by index of the node.
     """
 
     samples: int
     key: tuple[object, ...]
+    measured: Mapping[int, Tensor] = field(default_factory=dict)
     _number: count[int] = field(default_factory=count)
 
     def number(self) -> int:

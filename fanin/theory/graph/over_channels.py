@@ -33,11 +33,14 @@ class ChannelNorm:
         True if the mean is subtracted.
     eps
         Constant added to the variance.
+    over_images
+        True if the statistics are also those of all images.
     """
 
     over_positions: bool
     centred: bool
     eps: float
+    over_images: bool = False
 
     def forward(self, x: FeatureMap) -> FeatureMap:
         mean, rate = self._statistics(x)
@@ -62,8 +65,8 @@ class ChannelNorm:
     def _over_positions(self, value: Tensor, shape: tuple[int, ...]) -> Tensor:
         if not self.over_positions:
             return value
-        per_image = value.unflatten(0, (shape[0], -1))
-        return per_image.mean(1, keepdim=True).expand_as(per_image).flatten()
+        rows = value.unflatten(0, (1 if self.over_images else shape[0], -1))
+        return rows.mean(1, keepdim=True).expand_as(rows).flatten()
 
 
 def _affine(x: Channel, mean: Tensor, rate: Tensor) -> Channel:

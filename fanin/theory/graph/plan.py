@@ -14,9 +14,10 @@ from fanin.graph.differences import first_difference
 from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.field.sampling import Sampling
 from fanin.theory.graph.build import Builder, fields_of, step_name
-from fanin.theory.graph.channel import samples_for
 from fanin.theory.graph.layout import Layout
+from fanin.theory.graph.memory import FieldSizes
 from fanin.theory.graph.propagate import Step
+from fanin.theory.graph.restart import MeasuredTensor, RestartingBuilder
 from fanin.theory.graph.rules import add_node
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments
@@ -25,8 +26,6 @@ WEIGHT_OPERATIONS = ("linear", "conv1d", "conv2d", "conv3d")
 NORMALIZATIONS = ("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm")
 ARITHMETIC = ("add", "sub", "rsub", "mul")
 REPORTED = (*WEIGHT_OPERATIONS, *NORMALIZATIONS, *ARITHMETIC, "cat")
-MAX_GIB = 16
-COPIES = 3  # of all samples and covariances that exist at once, measured on residual networks
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class GraphPlan:
         Names of the reported nodes, each different.
     step_of
         Step of each node that is one tensor.
+    measured
+        Tensors that are measured in drawn networks, in order.
     """
 
     steps: tuple[Step, ...]
@@ -65,6 +66,7 @@ class GraphPlan:
     reported: Mapping[Node, int]
     names: tuple[str, ...]
     step_of: Mapping[Node, int]
+    measured: tuple[MeasuredTensor, ...] = ()
 
 
 def plan_graph(
@@ -75,6 +77,7 @@ def plan_graph(
     *,
     joint: bool = False,
     assumptions: Assumptions = NO_ASSUMPTIONS,
+    restart: bool = False,
 ) -> GraphPlan:
     """Record a model's graph and find the rules of its operations.
 
@@ -86,6 +89,8 @@ def plan_graph(
         True if all images share one field, even if they do not change each other's moments.
     assumptions
         Operations to replace.
+    restart
+        Measure tensors that theory cannot predict.
 
     Raises
     ------
@@ -96,15 +101,19 @@ def plan_graph(
     joint = joint or len(images) == 1 or couples_images(batch_graph)
     graph = batch_graph if joint else _record_one(model, images[:1])
     builder = Builder(graph, model, moments, images if joint else images[:1], assumptions)
+    restarting = RestartingBuilder(builder)
     for node in graph.nodes:
-        add_node(builder, node)
+        if restart:
+            restarting.add(node)
+        else:
+            add_node(builder, node)
     if graph is not batch_graph:
         _require_same(builder, batch_graph)
     last = builder.step_of(graph.output)
-    largest = max(builder.n_images * layout.n_positions for layout in builder.layouts)
-    samples = max(sampling.samples, samples_for(largest))
-    samples += (2 - samples) % 4  # even, and no multiple of usual numbers of channels
-    _check_memory(builder, samples)
+    sizes = FieldSizes(
+        tuple(builder.steps), tuple(x.n_positions for x in builder.layouts), sampling.samples
+    )
+    sizes.check(builder.n_images, coupled=couples_images(graph))
     reported = {
         node: step for node, step in builder.numbers.items() if step <= last and is_reported(node)
     }
@@ -113,13 +122,14 @@ def plan_graph(
     return GraphPlan(
         steps=tuple(builder.steps[: last + 1]),
         layouts=tuple(builder.layouts[: last + 1]),
-        samples=samples,
+        samples=sizes.samples(builder.n_images),
         joint=joint,
         graph=graph,
         batch_graph=batch_graph,
         reported=reported,
-        names=_distinct([step_name(node) for node in reported]),
+        names=distinct([step_name(node) for node in reported]),
         step_of=builder.numbers,
+        measured=tuple(x for x in restarting.measured if x.step <= last),
     )
 
 
@@ -161,27 +171,6 @@ def _require_same(builder: Builder, batch_graph: Graph) -> None:
     )
 
 
-def _check_memory(builder: Builder, samples: int) -> None:
-    """Raise an error if the samples and covariances of a field need too much memory."""
-    points = [builder.n_images * layout.n_positions for layout in builder.layouts]
-    gib = COPIES * sum(8 * p * (samples + p) for p in points) / 2**30
-    if gib <= MAX_GIB:
-        return
-    n = builder.n_images
-    affordable = int(n * (MAX_GIB / gib) ** 0.5)
-    advice = "use smaller images"
-    if n > 1 and affordable:
-        advice += (
-            f", or at most {affordable} of them, because batch normalization couples them"
-            f" (max_images={affordable}; in a sweep probe.size={affordable})"
-        )
-    raise UnpredictableLayer(
-        "",
-        f"theory `field` needs about {gib:.0f} GiB for {n} image{'s' * (n > 1)} that share a field,"
-        f" and its limit is {MAX_GIB}; {advice}",
-    )
-
-
 def is_reported(node: Node) -> bool:
     """Return True for weight layers, normalizations, concatenations, and sums of two tensors."""
     if not node.depends_on_images or node.operation not in REPORTED:
@@ -198,12 +187,12 @@ def couples_images(graph: Graph) -> bool:
     )
 
 
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
     """Add numbers to names that occur several times, such as two sums in one module.
 
     Examples
     --------
-    >>> _distinct(["conv", "add", "add"])
+    >>> distinct(["conv", "add", "add"])
     ('conv', 'add', 'add_2')
     """
     seen: Counter[str] = Counter()

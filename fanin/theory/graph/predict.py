@@ -60,14 +60,22 @@ def predict_graph(
 
 
 def predict_plan(
-    plan: GraphPlan, images: Float[Tensor, "image channel *position"], sampling: Sampling
+    plan: GraphPlan,
+    images: Float[Tensor, "image channel *position"],
+    sampling: Sampling,
+    measured: Mapping[int, Tensor] | None = None,
 ) -> Prediction:
-    """Predict the moments of a planned graph; see `predict_graph`."""
+    """Predict the moments of a planned graph; see `predict_graph`.
+
+    `measured` has the values of the plan's measured tensors in a drawn network.
+    """
     repeats: list[Quantities] = []
     is_random = True
     while is_random and len(repeats) < sampling.repeats and not _is_precise(repeats):
         # map, not a loop: a loop variable would keep a field in memory while the next is computed.
-        fields = run_plan(plan, images, sampling.seed, len(repeats), summarize=True)
+        fields = run_plan(
+            *(plan, images, sampling.seed, len(repeats)), summarize=True, measured=measured
+        )
         parts = list(map(partial(_field_quantities, plan), fields))
         repeats.append({q: np.concatenate([part[q] for part, _ in parts]) for q in parts[0][0]})
         is_random = any(is_sampled for _, is_sampled in parts)
@@ -93,6 +101,7 @@ def run_plan(
     repeat: int,
     *,
     summarize: bool = False,
+    measured: Mapping[int, Tensor] | None = None,
 ) -> Iterator[list[TensorMoments]]:
     """Yield the distributions of all tensors: one list per field.
 
@@ -101,8 +110,12 @@ def run_plan(
     """
     parts = [images] if plan.joint else images.split(1)
     needed = set(plan.reported.values()) if summarize else None
-    for x in parts:
-        yield propagate(plan.steps, x, Fields(plan.samples, (seed, repeat)), needed)
+    for number, x in enumerate(parts):
+        values = {
+            node: value if plan.joint else value[number : number + 1]
+            for node, value in (measured or {}).items()
+        }
+        yield propagate(plan.steps, x, Fields(plan.samples, (seed, repeat), values), needed)
 
 
 def _field_quantities(plan: GraphPlan, tensors: list[TensorMoments]) -> tuple[Quantities, bool]:

@@ -91,7 +91,7 @@ def propagate(
         else:
             values.append(step.operation.forward([values[i] for i in step.inputs], fields))
     cotangents: list[FeatureMap | None] = [None] * len(steps)
-    cotangents[-1] = _output_cotangent(values[-1], fields)
+    cotangents[-1] = output_cotangent(values[-1], fields)
     results: list[TensorMoments] = []
     for index in range(len(steps) - 1, -1, -1):
         step, g, gradient = steps[index], cotangents[index], None
@@ -118,7 +118,8 @@ def images_map(images: Float[Tensor, "image channel *position"]) -> FeatureMap:
     return FeatureMap((Group(images.shape[1], known_channels(images)),))
 
 
-def _output_cotangent(output: FeatureMap, fields: Fields) -> FeatureMap:
+def output_cotangent(output: FeatureMap, fields: Fields) -> FeatureMap:
+    """Return the random cotangent at the output, of mean square 1."""
     points = output.groups[0].channel.points
     gaussian = Gaussian(torch.eye(points, dtype=torch.float64))
     return FeatureMap((Group(output.n_channels, fields.new(output.shape, gaussian)),))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from fanin.graph import OPERATIONS, Node
+from fanin.graph import OPERATIONS, Graph, Node
 from fanin.theory.graph.build import elementwise_function, fields_of
 from fanin.theory.graph.plan import (
     ARITHMETIC,
@@ -89,14 +89,11 @@ def find_rows(plan: GraphPlan, modules: Mapping[str, nn.Module]) -> tuple[GraphR
     modules
         Modules of the model by path.
     """
-    readers: dict[Node, list[Node]] = {node: [] for node in plan.graph.nodes}
-    for node in plan.graph.nodes:
-        for value in node.inputs:
-            readers[value].append(node)
+    readers = readers_of(plan.graph)
     rows = []
     for name, (node, step) in zip(plan.names, plan.reported.items(), strict=True):
         layout, weight_layer = plan.layouts[step], weight_path(node)
-        activation = next(_activations_after(node, readers), None)
+        activation = activation_after(node, readers)
         assert node.shape is not None
         rows.append(
             GraphRow(
@@ -118,6 +115,15 @@ def find_rows(plan: GraphPlan, modules: Mapping[str, nn.Module]) -> tuple[GraphR
     return tuple(rows)
 
 
+def readers_of(graph: Graph) -> dict[Node, list[Node]]:
+    """Return the nodes that read each node."""
+    readers: dict[Node, list[Node]] = {node: [] for node in graph.nodes}
+    for node in graph.nodes:
+        for value in node.inputs:
+            readers[value].append(node)
+    return readers
+
+
 def weight_path(node: Node) -> str:
     """Return the path of the weight layer that a node calls; "" if it calls none."""
     if node.operation not in WEIGHT_OPERATIONS:
@@ -137,8 +143,8 @@ def _module_text(node: Node, modules: Mapping[str, nn.Module], channels: int) ->
     return f"{kind}({channels})" if groups is None else f"{kind}({groups}, {channels})"
 
 
-def _activations_after(node: Node, readers: Mapping[Node, Sequence[Node]]) -> Iterator[Node]:
-    """Yield the elementwise functions of a tensor, of its normalization, or of a scalar multiple.
+def activation_after(node: Node, readers: Mapping[Node, Sequence[Node]]) -> Node | None:
+    """Return the elementwise function of a tensor, of its normalization, or of a scalar multiple.
 
     Sums and products with another tensor end the search.
     """
@@ -149,7 +155,8 @@ def _activations_after(node: Node, readers: Mapping[Node, Sequence[Node]]) -> It
             if len(fields_of(reader)) == 1:
                 queue += readers[reader]
         elif reader.operation not in RULES and elementwise_function(reader) is not None:
-            yield reader
+            return reader
+    return None
 
 
 def _input_activation(node: Node, reported: Mapping[Node, int]) -> str:

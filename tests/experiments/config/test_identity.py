@@ -66,6 +66,7 @@ OTHER_VALUES = {
     "probe.sharpness": True,
     "probe.layer_sharpness": True,
     "probe.tensors": ["act"],
+    "probe.sums": True,
     "probe.quantities": ["torch.numel"],
     "train._target_": None,
     "train.steps": 10,

@@ -14,9 +14,10 @@ from fanin import explain, prescribe
 from fanin.inits import HeNormal, Init
 from fanin.models import ResNet as FaninResNet
 from fanin.theory.certificate import UnhealthyInit, assert_healthy, certify
+from fanin.theory.gains import find_gains
+from fanin.theory.graph.backward_gains import find_branch_starts
 from fanin.theory.graph.gains import find_branch_ends
 from fanin.theory.graph.network import parse_graph
-from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import declared_moments
 
 
@@ -93,9 +94,53 @@ def test_zero_init_layers_keep_a_gain_of_one() -> None:
     assert gains["conv1"] != 1
 
 
-def test_backward_gains_are_refused() -> None:
-    with pytest.raises(UnpredictableLayer, match="use direction=forward"):
-        prescribe(ResNet(4), digits(), direction="backward")
+def test_branch_starts_are_found() -> None:
+    net = ResNet(4).double()
+    plan = parse_graph(net, declared_moments(net, Init(HeNormal())), digits(1)).plan
+    assert find_branch_starts(plan) == ({"layer1.conv1", "layer2.conv1"}, 2)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_backward_gains_keep_the_cotangent_of_a_branch(norm: str) -> None:
+    """Only the second layer of a block reads the first, so what it sends is the first's E[d^2].
+
+    A normalization between them makes this depend on the gain of the first instead.
+    """
+    net, x = ResNet(4, norm), digits()
+    prescription = prescribe(net, x, direction="backward")
+    for name, scale in prescription.branch_scales.items():
+        nn.init.constant_(net.get_parameter(f"{name}.weight"), scale)
+    certificate = certify(net, x, init=prescription.init, theories=("field",))
+    for name in ("layer1.conv1", "layer2.conv1"):
+        vjp_m2 = certificate.layer(name).predicted["vjp_m2"]
+        assert vjp_m2.value == pytest.approx(1, abs=0.02 + 3 * vjp_m2.sampling_se), name
+
+
+class Plain(nn.Module):
+    """A sequence of layers as a graph."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for module in self.net:
+            x = module(x)
+        return x
+
+
+def test_backward_gains_of_a_sequence_are_those_of_the_graph() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()),
+        *(nn.Flatten(), nn.Linear(8 * 36, 16), nn.Tanh(), nn.Linear(16, 10)),
+    ).double()
+    moments, x = declared_moments(net, Init(HeNormal())), digits(1).double()
+    graph = {f"net.{name}": layer for name, layer in moments.items()}
+    for direction in ("backward", "both"):
+        expected = find_gains(net, moments, x, direction=direction)
+        found = find_gains(Plain(net), graph, x, direction=direction)
+        for name, gain in expected.items():
+            assert found[f"net.{name}"] == pytest.approx(gain, rel=0.01), (direction, name)
 
 
 def test_factors_multiply_to_measured_over_he() -> None:
@@ -154,6 +199,23 @@ def test_single_violated_assumption_is_the_only_factor(
     assert significant_steps(net, digits(1), init) == steps
 
 
-def test_batch_norm_is_refused_by_explain() -> None:
-    with pytest.raises(UnpredictableLayer, match=r"layer layer1\.norm1: explain does not"):
-        explain(ResNet(4, "batch"), digits(3), "he_normal", draws=1)
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_he_normalizes_by_expected_statistics(norm: str) -> None:
+    """He's formula: a normalized signal has E[y^2] = 1, and ReLU with He's init keeps it."""
+    explanation = explain(ResNet(4, norm), digits(2), "he_normal", draws=4)
+    ends = explanation.ends.set_index(["quantity", "layer_name"])
+    eps = 1e-5 * (1 + 1 / ends.he["preact_m2", "layer1.conv1"])  # of two normalizations
+    for name in ("layer1.norm1", "layer1.conv2", "layer1.norm2"):
+        assert ends.he["preact_m2", name] == pytest.approx(1, abs=eps)
+    for quantity in ("preact_m2", "vjp_m2"):
+        for name, factors in explanation.factors(quantity).iterrows():
+            end = ends.loc[quantity, name]
+            assert np.isfinite(factors).all()
+            assert np.prod(factors.to_numpy()) == pytest.approx(end.measured / end.he, rel=1e-9)
+
+
+def test_statistics_belong_to_the_step_real_data() -> None:
+    """Batch normalization of one constant image would divide by 0."""
+    net = nn.Sequential(conv(0), nn.Linear(8 * 36, 10))
+    net[0].inner = nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
+    assert significant_steps(net, digits(1), HeNormal()) == {"real data"}

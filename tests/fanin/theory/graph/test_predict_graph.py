@@ -13,7 +13,6 @@ from residual_modules import ResidualMlp, ResNet
 from torch import Tensor, nn
 
 from fanin.inits import to_init
-from fanin.models import ResNet as FaninResNet
 from fanin.theory.field import FieldTooLarge, Sampling, predict_field
 from fanin.theory.graph import channel, predict_graph
 from fanin.theory.graph.plan import plan_graph
@@ -338,10 +337,3 @@ def test_channels_of_different_places_are_independent(combine, tensor: str, expe
     )
     tolerance = 3 * errors[tensor].max() + 1e-9
     np.testing.assert_allclose(m2[tensor], expected(m2["first"]), atol=tolerance)
-
-
-def test_a_graph_that_needs_too_much_memory_is_refused_with_advice():
-    model = FaninResNet(depth=20, width=2).build((1, 32, 32), 10, nn.ReLU)
-    images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(UnpredictableLayer, match=r"needs about \d\d GiB for 4 images.*max_images="):
-        predict(model, images)
