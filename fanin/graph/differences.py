@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,11 +11,18 @@ from torch import Tensor, nn
 from fanin.graph.graph import Graph, Node
 from fanin.graph.structure import entries
 
+SIZE_OPERATIONS = ("reshape", "unflatten", "expand", "repeat")
+"""Operations whose arguments may contain the number of images."""
+
 
 def first_difference(first: Graph, second: Graph) -> tuple[Node, str] | None:
-    """Return the first node that differs and how; None if the graphs are the same."""
+    """Return the first node that differs and how; None if the graphs are the same.
+
+    The graphs may be of different numbers of images: sizes of the first axis are then ignored.
+    """
+    batch = _Batch(_n_images(first), _n_images(second))
     for a, b in zip(first.nodes, second.nodes, strict=False):
-        difference = _difference(a, b)
+        difference = _difference(a, b, batch)
         if difference is not None:
             return a, difference
     if len(first.nodes) == len(second.nodes):
@@ -23,11 +31,42 @@ def first_difference(first: Graph, second: Graph) -> tuple[Node, str] | None:
     return node, f"{_call_text(node)} runs in one case only"
 
 
-def _difference(a: Node, b: Node) -> str | None:
+@dataclass(frozen=True)
+class _Batch:
+    """Numbers of images of two graphs."""
+
+    first: int
+    second: int
+
+    def is_same_size(self, a: Any, b: Any) -> bool:
+        """Return True if two sizes or shapes are equal, or differ in the number of images only."""
+        if isinstance(a, tuple) and isinstance(b, tuple) and a and b:
+            return a[1:] == b[1:] and self.is_same_size(a[0], b[0])
+        return _is_equal(a, b) or _is_equal((a, b), (self.first, self.second))
+
+    def is_same_constant(self, a: Tensor, b: Tensor) -> bool:
+        """Return True if two constants are equal, or the second repeats the first for each image.
+
+        The first one is that of a single image if the numbers of images differ.
+        """
+        if a.shape == b.shape or self.first != 1 or not self.is_same_size(a.shape, b.shape):
+            return _is_equal(a, b)
+        return _is_equal(a.expand_as(b), b)
+
+
+def _n_images(graph: Graph) -> int:
+    shape = graph.nodes[0].shape
+    assert shape is not None
+    return shape[0]
+
+
+def _difference(a: Node, b: Node, batch: _Batch) -> str | None:
     is_same_call = a.kind == b.kind and a.path == b.path and a.line == b.line
     if not is_same_call or not _same_target(a, b):
         return f"{_call_text(b)} runs in the place of {_call_text(a)}"
-    if a.kind == "constant" and not _is_equal(a.target, b.target):
+    if a.kind == "constant" and not batch.is_same_constant(a.target, b.target):
+        if batch.first != batch.second:
+            return "a constant differs"
         return (
             "a tensor that was taken for a constant differs, because it is computed outside of"
             " torch functions or from values that Python code read"
@@ -39,9 +78,10 @@ def _difference(a: Node, b: Node) -> str | None:
     for (_, x), (_, y) in zip(first, second, strict=True):
         if isinstance(x, Node) and isinstance(y, Node):
             x, y = x.index, y.index
-        if not _is_equal(x, y):
+        is_same = batch.is_same_size if a.operation in SIZE_OPERATIONS else _is_equal
+        if not is_same(x, y):
             return f"an argument of {a.operation} is {y} instead of {x}"
-    if a.shape != b.shape:
+    if not batch.is_same_size(a.shape, b.shape):
         return f"the result of {a.operation} has shape {b.shape} instead of {a.shape}"
     return None
 

@@ -102,7 +102,6 @@ INTERPOLATE = (
     "input size=None scale_factor=None mode='nearest' align_corners=None"
     " recompute_scale_factor=None antialias=False"
 )
-TO = "input *options dtype=None device=None memory_format=None"
 INPLACE = "input inplace=False"
 OTHER = "input other"
 
@@ -143,6 +142,12 @@ _TABLE = (
     _op("relu", INPLACE, "", nn.ReLU),
     _op("relu6", INPLACE, "", nn.ReLU6),
     _op("leaky_relu", "input negative_slope=0.01 inplace=False", "", nn.LeakyReLU),
+    _op(
+        "rrelu",
+        "input lower=0.125 upper=0.3333333333333333 training=False inplace=False",
+        "",
+        nn.RReLU,
+    ),
     _op("prelu", "input weight", "", nn.PReLU),
     _op("elu", "input alpha=1.0 inplace=False", "", nn.ELU),
     _op("celu", "input alpha=1.0 inplace=False", "", nn.CELU),

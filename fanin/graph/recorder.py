@@ -36,6 +36,8 @@ SHAPE_ONLY = {
 }
 GRADIENT_FUNCTIONS = {"backward", "grad", "jacobian", "hessian", "vjp", "jvp"}
 UNINITIALIZED = {"empty", "empty_like", "new_empty", "empty_strided", "empty_permuted"}
+# Functions that may change nothing on one image but something on several, or the reverse.
+DEPEND_ON_BATCH = {"expand", "expand_as", "broadcast_to", "reshape", "view"}
 # Properties of a tensor that are tensors with the same or rearranged values.
 TENSOR_PROPERTIES = {"T", "mT", "H", "mH", "data", "real", "imag"}
 
@@ -205,9 +207,10 @@ class Recorder(TorchFunctionMode):
             self._tensors.change(tensor, self._finish(node, name, tensor))
             return result
         if isinstance(result, Tensor) and any(map(partial(_is_same, result), tensors)):
-            if kind != "module":
+            is_argument = any(result is tensor for tensor in tensors)
+            if kind != "module" and (is_argument or name not in DEPEND_ON_BATCH):
                 return result  # such as x.contiguous()
-            if any(result is tensor for tensor in tensors):
+            if is_argument:
                 result = torch.ops.aten.alias(result)
                 values = [((), result)]
         recompute = partial(self._recompute, kind, target, args, kwargs, node)

@@ -113,16 +113,16 @@ def _graph_phases(model: nn.Module, images: Tensor, theories: Sequence[str]) -> 
     try:
         with torch.no_grad():
             layers, _ = trace(network, images[:1].to(next(network.parameters())))
+        positions = [layer.preactivation[0].numel() // _channels(layer) for layer in layers]
+        work = sum(
+            WeightShape.of(layer.module).fan_in * layer.preactivation[0].numel()
+            for layer in layers
+            if isinstance(layer.module, WeightLayer)
+        )
     except Exception:  # the user's code; recording the graph explains the error
         return []
     if not layers:
         return []
-    positions = [layer.preactivation[0].numel() // _channels(layer) for layer in layers]
-    work = sum(
-        WeightShape.of(layer.module).fan_in * layer.preactivation[0].numel()
-        for layer in layers
-        if isinstance(layer.module, WeightLayer)
-    )
     n = len(images)
     n_norms = sum(isinstance(module, NORMALIZATIONS) for module in model.modules())
     rows_per_layer = GRAPH_ROWS + n_norms / len(layers)

@@ -25,6 +25,8 @@ def elementwise(module: nn.Module, equal_nan: bool = False) -> Function | None:
     (False, True)
     """
     state = copy_state(module, "cpu")
+    if isinstance(module, nn.PReLU) and bool((module.weight == module.weight[0]).all()):
+        state["weight"] = state["weight"][:1]  # one slope for all channels, as it is initialized
 
     def function(x: Tensor) -> Tensor:
         # Cloned, because some activations modify their input in place.

@@ -49,7 +49,7 @@ def measure_draws(
         with torch.random.fork_rng([]):
             torch.manual_seed(seed + number)  # dropout masks
             with torch.no_grad():
-                shape = tuple(network(images.clone()).shape)
+                shape = tuple(tracer(network, images.clone())[1].shape)
             if len(shape) != 2:
                 raise ConfigError(
                     f"the model returns a tensor of shape {shape}; measuring needs a model that"

@@ -17,7 +17,7 @@ from fanin.theory.elementwise import Function, copy_state, elementwise
 from fanin.theory.field.geometry import Taps
 from fanin.theory.field.plan import MAX_POINTS, FieldTooLarge
 from fanin.theory.field.weights import layer_weights
-from fanin.theory.graph.depthwise import Depthwise
+from fanin.theory.graph.depthwise import Depthwise, has_small_groups
 from fanin.theory.graph.elementary import ChannelRule
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.operations import Operation, PerChannel, Weights
@@ -25,6 +25,8 @@ from fanin.theory.graph.over_channels import WeightLayer
 from fanin.theory.graph.propagate import Step
 from fanin.theory.layer_kind import UnpredictableLayer
 from fanin.theory.moments import LayerMoments, moments_of
+
+MEASURE = "fanin.probe measures any network"
 
 
 class Builder:
@@ -103,13 +105,14 @@ class Builder:
         """Return True for a node whose value depends on the images."""
         return isinstance(value, Node) and value.depends_on_images
 
-    def constant(self, node: Node, value: object) -> float:
+    def constant(self, node: Node, value: object, name: str = "", remedy: str = MEASURE) -> float:
         """Return an argument as a number.
 
         Raises
         ------
         UnpredictableLayer
-            It is a tensor of different values, such as a trained scale for each channel.
+            It is a tensor of different values, such as a trained scale for each channel. The
+            message contains its name, if there is one, and the remedy.
         """
         if isinstance(value, Node):
             tensor = self._constants[value]
@@ -117,8 +120,10 @@ class Builder:
             tensor = torch.as_tensor(value).detach().double()
         first = tensor.flatten()[0]
         if bool((tensor != first).any()):
+            if isinstance(value, Node) and value.path and value.kind in ("parameter", "buffer"):
+                name = value.path
             raise self.refuse(
-                node, "it uses a tensor of different constants, which is not supported"
+                node, f"{name or 'a constant'} has different values, which is not supported", remedy
             )
         return float(first)
 
@@ -160,7 +165,7 @@ class Builder:
 
     def add_rule(self, node: Node, rule: ChannelRule, layout: Layout | None = None) -> None:
         """Add a step that treats each channel of a node's first input alone."""
-        source = self.step_of(node.inputs[0] if node.kind == "module" else first_field(node))
+        source = self.step_of(fields_of(node)[0])
         self.add(node, PerChannel(rule), [source], layout or self.layouts[source])
 
     def set(self, node: Node, step: int | tuple[int, ...]) -> None:
@@ -195,13 +200,13 @@ class Builder:
             )
         out = Layout(weights.out_channels, taps.positions, layout.channel_axis)
         operation: Weights | Depthwise = Weights(WeightLayer(name, taps, weights))
-        if weights.group_in_channels == 1 and source not in self.known:
+        if has_small_groups(weights) and source not in self.known:
             operation = self._depthwise(node, operation.layer)
         self.add(node, operation, [source], out)
 
     def _depthwise(self, node: Node, layer: WeightLayer) -> Depthwise:
         weights = layer.weights
-        if weights.out_channels != weights.groups:
+        if weights.group_out_channels != weights.group_in_channels:
             raise self.refuse(node, "it computes several channels from one, which is not supported")
         if weights.kurtosis not in (0, UNIFORM_KURTOSIS):
             raise self.refuse(
@@ -231,10 +236,10 @@ class Builder:
             )
         return name, module
 
-    def refuse(self, node: Node, reason: str) -> UnpredictableLayer:
+    def refuse(self, node: Node, reason: str, remedy: str = MEASURE) -> UnpredictableLayer:
         """Return the error for a node that theory cannot predict."""
         line = f" ({node.line})" if node.line else ""
-        return UnpredictableLayer(step_name(node), reason + line)
+        return UnpredictableLayer(step_name(node), f"{reason}; {remedy}{line}")
 
 
 def _calls_as(node: Node, module: nn.Module) -> bool:
@@ -249,11 +254,11 @@ def _calls_as(node: Node, module: nn.Module) -> bool:
     n = len(module.kernel_size)
     options = ("stride", "padding", "dilation", "groups")
     return module.padding_mode == "zeros" and all(
-        _as_tuple(arguments[name], n) == _as_tuple(getattr(module, name), n) for name in options
+        _repeated(arguments[name], n) == _repeated(getattr(module, name), n) for name in options
     )
 
 
-def _as_tuple(value: Any, n: int) -> tuple[Any, ...]:
+def _repeated(value: Any, n: int) -> tuple[Any, ...]:
     return (value,) * n if isinstance(value, int | str) else tuple(value)
 
 
@@ -268,14 +273,14 @@ def step_name(node: Node) -> str:
     return f"{node.path}.{node.operation}" if node.path else node.operation
 
 
-def first_field(node: Node) -> Node:
-    """Return the first input that depends on the images."""
-    return next(value for value in node.inputs if value.depends_on_images)
+def fields_of(node: Node) -> list[Node]:
+    """Return the inputs of a node that depend on the images."""
+    return [value for value in node.inputs if value.depends_on_images]
 
 
 def as_function(node: Node) -> Callable[[Tensor], Tensor]:
     """Return a node's call as a float64 function of its first input that depends on the images."""
-    source = first_field(node)
+    source = fields_of(node)[0]
     if isinstance(node.target, nn.Module):
         state = copy_state(node.target, "cpu")
         return lambda x: functional_call(node.target, state, (x.clone(),))
@@ -291,19 +296,22 @@ def _value(node: Node) -> Any:
     """Return the value of a node that does not depend on the images."""
     if node.kind in ("module", "function", "method"):
         return node.run(_value)
-    return node.target.detach().double() if isinstance(node.target, Tensor) else node.target
+    is_float = isinstance(node.target, Tensor) and node.target.is_floating_point()
+    return node.target.detach().double() if is_float else node.target
 
 
-def as_point_function(node: Node, inputs: Sequence[Node]) -> Callable[[Sequence[Tensor]], Tensor]:
+def as_point_function(
+    node: Node, inputs: Sequence[Node], constants: Mapping[Node, float]
+) -> Callable[[Sequence[Tensor]], Tensor]:
     """Return a function node as a float64 function of several inputs."""
+    numbers = {
+        other: torch.tensor(value, dtype=torch.bool if other.dtype == torch.bool else torch.float64)
+        for other, value in constants.items()
+    }
 
     def run(values: Sequence[Tensor]) -> Tensor:
-        value_of = dict(zip(inputs, values, strict=True))
-
-        def read(other: Node) -> Any:
-            return value_of[other] if other in value_of else _value(other)
-
-        result: Tensor = node.run(read)
+        value_of = numbers | dict(zip(inputs, values, strict=True))
+        result: Tensor = node.run(value_of.__getitem__)
         return result
 
     return run
@@ -313,7 +321,7 @@ def elementwise_function(node: Node) -> Function | None:
     """Return a node as an elementwise function, None if it is not one."""
     if isinstance(node.target, nn.Module):
         return elementwise(node.target)
-    fields = [value for value in node.inputs if value.depends_on_images]
+    fields = fields_of(node)
     if len(fields) != 1 or node.shape != fields[0].shape:
         return None
     function = as_function(node)

@@ -163,11 +163,22 @@ def parse_graph(
         )
     except GraphError as error:
         line = f" ({error.line})" if error.line else ""
-        raise UnpredictableLayer(error.path, error.reason + line) from error
+        raise UnpredictableLayer(error.path, error.reason + _dtype_advice(error) + line) from error
     rows = find_rows(plan, dict(model.named_modules()))
     if not any(row.weight_layer for row in rows):
         raise UnpredictableLayer("", "it has no weight layer")
     return GraphNetwork(model, moments, images, plan, rows)
+
+
+def _dtype_advice(error: GraphError) -> str:
+    """Return what to write instead of a conversion to float32, if this caused an error."""
+    text = str(error.reason).lower()
+    if "runtimeerror" not in text or "float" not in text or "double" not in text:
+        return ""
+    return (
+        "; theory runs the model in float64, so write x.to(self.weight.dtype) instead of x.float()"
+        " or x.to(torch.float32)"
+    )
 
 
 def predict_on_graph(

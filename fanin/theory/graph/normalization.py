@@ -29,8 +29,12 @@ def batch_norm(builder: Builder, node: Node) -> None:
         )
         _add(builder, node, PerChannel(Mixing(rule)))
         return
-    mean = builder.constant(node, arguments["running_mean"])
-    var = builder.constant(node, arguments["running_var"])
+    remedy = (
+        "call model.train() to normalize by the batch, or reset_running_stats() of the layer for"
+        " the statistics of a new model"
+    )
+    mean = builder.constant(node, arguments["running_mean"], "running_mean", remedy)
+    var = builder.constant(node, arguments["running_var"], "running_var", remedy)
     rate = (var + arguments["eps"]) ** -0.5
     _add(builder, node, PerChannel(Scale(rate, -mean * rate)))
 
@@ -116,7 +120,7 @@ def _add(builder: Builder, node: Node, operation: Operation) -> None:
     source = builder.step_of(arguments["input"])
     layout = builder.layouts[source]
     scale, shift = (
-        default if arguments.get(name) is None else builder.constant(node, arguments[name])
+        default if arguments.get(name) is None else builder.constant(node, arguments[name], name)
         for name, default in (("weight", 1.0), ("bias", 0.0))
     )
     step = builder.add_part(node, operation, [source], layout)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fanin.graph import Graph, Node, record
+from fanin.graph import Graph, GraphError, Node, record
+from fanin.graph.differences import first_difference
 from fanin.theory.assumptions import NO_ASSUMPTIONS, Assumptions
 from fanin.theory.field.sampling import Sampling
-from fanin.theory.graph.build import Builder, step_name
+from fanin.theory.graph.build import Builder, fields_of, step_name
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.memory import FieldSizes
 from fanin.theory.graph.propagate import Step
@@ -96,11 +97,9 @@ def plan_graph(
     UnpredictableLayer
         The graph cannot be recorded, or theory has no rule for an operation.
     """
-    batch_graph = record(model, images)
+    batch_graph = _record(model, images)
     joint = joint or len(images) == 1 or couples_images(batch_graph)
-    graph = batch_graph if joint else record(model, images[:1])
-    if [node.operation for node in graph.nodes] != [node.operation for node in batch_graph.nodes]:
-        raise UnpredictableLayer("", "it runs other operations on one image than on several")
+    graph = batch_graph if joint else _record_one(model, images[:1])
     builder = Builder(graph, model, moments, images if joint else images[:1], assumptions)
     restarting = RestartingBuilder(builder)
     for node in graph.nodes:
@@ -108,11 +107,9 @@ def plan_graph(
             restarting.add(node)
         else:
             add_node(builder, node)
-    output = graph.output
-    if not isinstance(output, Node):
-        several = ", ".join(graph.outputs)
-        raise UnpredictableLayer("", f"it has several outputs ({several}), which is not supported")
-    last = builder.step_of(output)
+    if graph is not batch_graph:
+        _require_same(builder, batch_graph)
+    last = builder.step_of(graph.output)
     sizes = FieldSizes(
         tuple(builder.steps), tuple(x.n_positions for x in builder.layouts), sampling.samples
     )
@@ -121,7 +118,7 @@ def plan_graph(
         node: step for node, step in builder.numbers.items() if step <= last and is_reported(node)
     }
     if last not in reported.values():
-        reported[output] = last
+        reported[graph.output] = last
     return GraphPlan(
         steps=tuple(builder.steps[: last + 1]),
         layouts=tuple(builder.layouts[: last + 1]),
@@ -136,16 +133,49 @@ def plan_graph(
     )
 
 
+def _record(model: nn.Module, images: Float[Tensor, "image channel *position"]) -> Graph:
+    """Record the graph of a model that returns one tensor, such as `{"logits": y}`."""
+    graph = record(model, images)
+    outputs = list(graph.outputs.values())
+    if len(outputs) > 1:
+        names = ", ".join(graph.outputs)
+        raise UnpredictableLayer(
+            "", f"it has several outputs ({names}); write a module that returns one of them"
+        )
+    return replace(graph, output=outputs[0])
+
+
+def _record_one(model: nn.Module, image: Float[Tensor, "image channel *position"]) -> Graph:
+    try:
+        return _record(model, image)
+    except GraphError as error:
+        reason = (
+            f"on one image, {error.reason}; write squeeze(dim) instead of squeeze(), which removes"
+            " the axis of a single image"
+        )
+        raise GraphError(reason, error.path, error.line) from error
+
+
+def _require_same(builder: Builder, batch_graph: Graph) -> None:
+    """Raise an error if the model computes something else on one image than on several."""
+    difference = first_difference(builder.graph, batch_graph)
+    if difference is None:
+        return
+    node, text = difference
+    shape = batch_graph.nodes[0].shape
+    assert shape is not None
+    raise builder.refuse(
+        node,
+        f"it depends on the number of images: on {shape[0]} instead of 1, {text}",
+        "pass one image (max_images=1)",
+    )
+
+
 def is_reported(node: Node) -> bool:
     """Return True for weight layers, normalizations, concatenations, and sums of two tensors."""
     if not node.depends_on_images or node.operation not in REPORTED:
         return False
     return node.operation not in ARITHMETIC or len(fields_of(node)) > 1
-
-
-def fields_of(node: Node) -> list[Node]:
-    """Return the inputs of a node that depend on the images."""
-    return [value for value in node.inputs if value.depends_on_images]
 
 
 def couples_images(graph: Graph) -> bool:

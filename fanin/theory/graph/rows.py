@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from fanin.graph import OPERATIONS, Graph, Node
-from fanin.theory.graph.build import elementwise_function, first_field
+from fanin.theory.graph.build import elementwise_function, fields_of
 from fanin.theory.graph.plan import (
     ARITHMETIC,
     NORMALIZATIONS,
     WEIGHT_OPERATIONS,
     GraphPlan,
-    fields_of,
 )
 from fanin.theory.graph.propagate import Step
 from fanin.theory.graph.rules import RULES
@@ -107,7 +106,7 @@ def find_rows(plan: GraphPlan, modules: Mapping[str, nn.Module]) -> tuple[GraphR
                 channels=layout.channels,
                 positions=layout.n_positions,
                 output_shape=tuple(node.shape[1:]),
-                activation="" if activation is None else _activation_name(activation),
+                activation="" if activation is None else _function_name(activation),
                 activation_node=None if activation is None else activation.index,
                 input_activation=_input_activation(node, plan.reported) if weight_layer else "",
                 in_branch=_has_other_path(plan.steps, step),
@@ -162,23 +161,23 @@ def activation_after(node: Node, readers: Mapping[Node, Sequence[Node]]) -> Node
 
 def _input_activation(node: Node, reported: Mapping[Node, int]) -> str:
     """Return the activation before a weight layer; pooling and reshaping may be between them."""
-    node = first_field(node)
+    node = fields_of(node)[0]
     while node not in reported:
         if node.kind == "input":
             return IMAGES
         if node.operation not in RULES:
-            return _activation_name(node)
-        node = first_field(node)
+            return _function_name(node)
+        node = fields_of(node)[0]
     return ""
 
 
-def _activation_name(node: Node) -> str:
+def _function_name(node: Node) -> str:
     """Return the class of an activation, also if it is called as a function.
 
     Examples
     --------
     >>> import torch
-    >>> _activation_name(Node(0, "function", torch.relu)), _activation_name(Node(0, "x", nn.GELU()))
+    >>> _function_name(Node(0, "function", torch.relu)), _function_name(Node(0, "x", nn.GELU()))
     ('ReLU', 'GELU')
     """
     if isinstance(node.target, nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import nn
 
 from fanin.graph import OPERATIONS, Node
@@ -18,6 +19,7 @@ from fanin.theory.graph.build import (
     as_function,
     as_point_function,
     elementwise_function,
+    fields_of,
 )
 from fanin.theory.graph.elementary import Elementwise, Linear, Mixing, Scale
 from fanin.theory.graph.layout import Layout
@@ -41,6 +43,7 @@ POINTWISE = (
     *("gt", "lt", "ge", "le", "eq", "ne", "logical_and", "logical_or"),
 )
 """Elementwise functions that users call with several tensors."""
+DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d")
 
 
 def add_node(builder: Builder, node: Node) -> None:
@@ -56,13 +59,15 @@ def add_node(builder: Builder, node: Node) -> None:
         return
     if not node.depends_on_images:
         return
-    if node.is_random and node.operation not in RULES:
-        raise builder.refuse(node, f"{node.operation} draws random numbers")
+    drawn = _random_source(node)
+    if drawn is not None and node.operation not in DROPOUT:
+        raise builder.refuse(drawn, "it draws random numbers", "call model.eval()")
     if node.operation != "detach" and _stops_gradient(node):
         raise builder.refuse(node, "no gradient flows through it, which is not supported")
-    if rule := RULES.get(node.operation):
-        rule(builder, node)
-        return
+    RULES.get(node.operation, _elementwise)(builder, node)
+
+
+def _elementwise(builder: Builder, node: Node) -> None:
     function = elementwise_function(node)
     if function is None:
         raise builder.refuse(node, f"the operation {node.operation} is not supported")
@@ -70,6 +75,18 @@ def add_node(builder: Builder, node: Node) -> None:
         builder.add_rule(node, Scale(_he_gain(node) ** 0.5))
     else:
         builder.add_rule(node, Elementwise(function))
+
+
+def _random_source(node: Node) -> Node | None:
+    """Return the call that draws random numbers for a node or its constants, if any."""
+    queue, seen = [node], {node}
+    for value in queue:
+        if value.is_random:
+            return value
+        constants = [x for x in value.inputs if not x.depends_on_images and x not in seen]
+        queue += constants
+        seen |= set(constants)
+    return None
 
 
 def _he_gain(node: Node) -> float:
@@ -86,10 +103,13 @@ def _he_gain(node: Node) -> float:
 
 
 def _stops_gradient(node: Node) -> bool:
-    """Return True if the node runs in `torch.no_grad()`."""
-    is_float = node.dtype is None or node.dtype.is_floating_point
+    """Return True if the node runs in `torch.no_grad()`, or rounds to integers.
+
+    Comparisons such as `x > 0` are supported.
+    """
+    is_bool = node.dtype == torch.bool
     receives = any(value.depends_on_images and value.requires_grad for value in node.inputs)
-    return is_float and receives and not node.requires_grad
+    return receives and not is_bool and not node.requires_grad
 
 
 # --- arithmetic ---------------------------------------------------------------------------------
@@ -99,12 +119,25 @@ def _alias(builder: Builder, node: Node) -> None:
     builder.set(node, builder.step_of(node.inputs[0]))
 
 
+def _converted(builder: Builder, node: Node) -> None:
+    """Ignore a conversion between floating-point types."""
+    (source,) = fields_of(node)
+    to, of = node.dtype, source.dtype
+    if to is not None and of is not None and to.is_floating_point and of.is_floating_point:
+        _alias(builder, node)
+    elif of == torch.bool:  # such as (x > 0).float()
+        step = builder.step_of(source)
+        function = Pointwise(lambda values: values[0].double(), has_gradient=(False,))
+        builder.add(node, function, [step], builder.layouts[step])
+    else:
+        _elementwise(builder, node)
+
+
 def _sum(builder: Builder, node: Node, sign: float = 1.0, exchanged: bool = False) -> None:
     arguments = node.arguments
     x, y = arguments["input"], arguments["other"]
-    scales = [1.0, sign * float(arguments.get("alpha", 1))]
-    if exchanged:  # rsub: other - input
-        scales = [-1.0, 1.0]
+    alpha = float(arguments["alpha"])
+    scales = [-alpha, 1.0] if exchanged else [1.0, sign * alpha]  # rsub: other - alpha input
     if builder.is_field(x) and builder.is_field(y):
         steps = [
             _scaled(builder, node, builder.step_of(value), scale)
@@ -114,8 +147,7 @@ def _sum(builder: Builder, node: Node, sign: float = 1.0, exchanged: bool = Fals
         return
     field, number, scale = (x, y, scales) if builder.is_field(x) else (y, x, scales[::-1])
     shift = scale[1] * builder.constant(node, number)
-    source = builder.step_of(field)
-    builder.add(node, PerChannel(Scale(scale[0], shift)), [source], builder.layouts[source])
+    _scale(builder, node, field, Scale(scale[0], shift))
 
 
 def _scaled(builder: Builder, node: Node, step: int, scale: float) -> int:
@@ -134,17 +166,23 @@ def _product(builder: Builder, node: Node) -> None:
         builder.add(node, Multiply(), steps, _broadcast(builder, node, *steps))
         return
     field, number = (x, y) if builder.is_field(x) else (y, x)
-    factor = builder.constant(node, number)
+    _scale(builder, node, field, Scale(builder.constant(node, number)))
+
+
+def _scale(builder: Builder, node: Node, field: Node, rule: Scale) -> None:
+    """Add a sum or product with a constant, which may have more positions than the tensor."""
     source = builder.step_of(field)
-    builder.add(node, PerChannel(Scale(factor)), [source], builder.layouts[source])
+    if node.shape != field.shape:
+        source = shapes.expanded(builder, node, source)
+    builder.add(node, PerChannel(rule), [source], builder.layouts[source])
 
 
 def _quotient(builder: Builder, node: Node) -> None:
-    y = node.arguments["other"]
+    x, y = node.arguments["input"], node.arguments["other"]
     if builder.is_field(y) or node.arguments["rounding_mode"]:
         _pointwise(builder, node)
         return
-    builder.add_rule(node, Scale(1 / builder.constant(node, y)))
+    _scale(builder, node, x, Scale(1 / builder.constant(node, y)))
 
 
 def _negative(builder: Builder, node: Node) -> None:
@@ -153,20 +191,23 @@ def _negative(builder: Builder, node: Node) -> None:
 
 def _pointwise(builder: Builder, node: Node) -> None:
     """Add an elementwise function of several tensors and constants."""
-    fields = [value for value in node.inputs if value.depends_on_images]
+    fields = fields_of(node)
     if len(fields) == 1 and (function := elementwise_function(node)) is not None:
         builder.add_rule(node, Elementwise(function))
         return
-    if len(fields) < 2 or node.shape is None:
+    if len(node.inputs) < 2 or node.shape is None:
         raise builder.refuse(node, f"the operation {node.operation} is not supported")
-    for value in node.inputs:
-        if not value.depends_on_images:
-            builder.constant(node, value)  # raises an error if it has different values
+    constants = {
+        value: builder.constant(node, value) for value in node.inputs if not value.depends_on_images
+    }
+    if node.shape != torch.broadcast_shapes(*(value.shape for value in fields)):
+        raise builder.refuse(node, "a constant has more positions, which is not supported")
     steps = [builder.step_of(value) for value in fields]
     layout = _broadcast(builder, node, *steps)
     dtypes = [value.dtype for value in fields]
+    point_function = as_point_function(node, fields, constants)
     has_gradient = tuple(dtype is None or dtype.is_floating_point for dtype in dtypes)
-    builder.add(node, Pointwise(as_point_function(node, fields), has_gradient), steps, layout)
+    builder.add(node, Pointwise(point_function, has_gradient), steps, layout)
 
 
 def _broadcast(builder: Builder, node: Node, *steps: int) -> Layout:
@@ -235,8 +276,8 @@ def _dropout(builder: Builder, node: Node) -> None:
     if node.arguments["training"] and node.arguments["p"]:
         raise builder.refuse(
             node,
-            "dropout in training mode is supported only in a sequence of modules; call"
-            " model.eval()",
+            "dropout in training mode is supported only in a sequence of modules",
+            "call model.eval()",
         )
     _alias(builder, node)
 
@@ -262,9 +303,10 @@ def _refused(reason: str) -> Rule:
 LINEAR: Rule = partial(_on_map, linear=True)
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _weights),
-    **dict.fromkeys(("identity", "clone", "contiguous", "to"), _alias),
+    **dict.fromkeys(("identity", "clone", "contiguous"), _alias),
     "add": _sum,
     "sub": partial(_sum, sign=-1.0),
+    "to": _converted,
     "rsub": partial(_sum, exchanged=True),
     "mul": _product,
     "div": _quotient,
@@ -285,7 +327,7 @@ RULES: dict[str, Rule] = {
     "rms_norm": rms_norm,
     "mean_only": mean_only,
     "local_response_norm": local_response_norm,
-    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d"), _dropout),
+    **dict.fromkeys(DROPOUT, _dropout),
     **dict.fromkeys(("softmax", "log_softmax"), _head),
     **shapes.RULES,
     "detach": _refused("detach() stops the gradient, which is not supported"),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fanin.graph import Node
-from fanin.theory.graph.build import Builder, as_function
+from fanin.theory.graph.build import Builder, as_function, fields_of
 from fanin.theory.graph.elementary import Elementwise, Linear, Mixing
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.operations import Multiply, PadChannels, PerChannel, SelectChannels
@@ -25,6 +25,12 @@ def _reshape(builder: Builder, node: Node) -> None:
     assert node.shape is not None
     shape = node.shape
     new = _reshaped(old, shape)
+    if node.operation == "squeeze" and len(shape) < 2:
+        raise builder.refuse(
+            node,
+            f"squeeze to {tuple(shape)} removes the axis of the images or of the channels",
+            "write squeeze(dim) for another axis; the output needs the shape (images, logits)",
+        )
     if new is None or shape[0] != builder.n_images:
         raise builder.refuse(node, f"a reshape to {tuple(shape)} mixes channels and positions")
     if new.positions == old.positions:
@@ -43,7 +49,8 @@ def _reshaped(old: Layout, shape: tuple[int, ...]) -> Layout | None:
             return Layout(old.channels, old.positions, 1, is_flat=True)
         if len(shape) > 1 and shape[1] == old.channels and prod(shape[2:]) == old.n_positions:
             return Layout.of(shape)
-    elif shape[-1] == old.channels and prod(shape[1:-1]) == old.n_positions:
+    is_last = old.channel_axis == old.n_axes - 1 and not old.is_flat
+    if is_last and shape[-1] == old.channels and prod(shape[1:-1]) == old.n_positions:
         return Layout.of(shape, len(shape) - 1)
     return None
 
@@ -95,10 +102,11 @@ def _reduce(builder: Builder, node: Node, linear: bool = True) -> None:
 def _keep_axes(builder: Builder, node: Node) -> None:
     """Add a linear function of positions that keeps the number of axes."""
     old = builder.layout_of(node.inputs[0])
-    dims = node.arguments.get("dims")
-    if old.is_flat or (
-        dims and {int(d) % old.n_axes for d in _as_tuple(dims)} & {0, old.channel_axis}
-    ):
+    dims = node.arguments["dims"]
+    if dims is None or dims == ():
+        raise builder.refuse(node, f"{node.operation} without dims mixes channels and positions")
+    axes = {int(dim) % old.n_axes for dim in _as_tuple(dims)}
+    if old.is_flat or axes & {0, old.channel_axis}:
         raise builder.refuse(node, f"{node.operation} of images or channels is not supported")
     _run(builder, node, old.channel_axis)
 
@@ -113,15 +121,19 @@ def _run(builder: Builder, node: Node, channel_axis: int, linear: bool = True) -
 
 
 def _expand(builder: Builder, node: Node) -> None:
-    source = builder.step_of(node.inputs[0])
-    old = builder.layouts[source]
-    assert node.shape is not None
-    new = Layout.of(node.shape, old.channel_axis)
-    if old.is_flat or len(node.shape) != old.n_axes or new.channels != old.channels:
-        raise builder.refuse(node, f"{node.operation} of images or channels is not supported")
-    positions = new.positions
-    rule = Linear(lambda x: x.expand(*x.shape[:2], *positions))
-    builder.add(node, PerChannel(rule), [source], new)
+    builder.set(node, expanded(builder, node, builder.step_of(fields_of(node)[0])))
+
+
+def expanded(builder: Builder, node: Node, source: int) -> int:
+    """Add the step that repeats a tensor over the positions of a node."""
+    old, shape = builder.layouts[source], node.shape
+    if old.is_flat or shape is None or len(shape) != old.n_axes or shape[0] != builder.n_images:
+        raise builder.refuse(node, "it adds axes or repeats images, which is not supported")
+    new = Layout.of(shape, old.channel_axis)
+    if new.channels != old.channels:
+        raise builder.refuse(node, "it repeats channels, so that they are not independent")
+    rule = Linear(lambda x: x.expand(*x.shape[:2], *new.positions))
+    return builder.add_part(node, PerChannel(rule), [source], new)
 
 
 def _pad(builder: Builder, node: Node) -> None:

@@ -221,7 +221,7 @@ class TwoOutputs(Refused):
         (Detached, r"layer detach: detach\(\) stops the gradient.*x.detach\(\)"),
         (Transposed, "layer up: transposed convolutions are not supported"),
         (PositionsAsChannels, "layer fc: it reads positions of the image as channels"),
-        (DifferentScales, r"layer mul: it uses a tensor of different constants.*self.scale"),
+        (DifferentScales, r"layer mul: scale has different values.*self.scale"),
         (ChannelShuffle, r"reshape to \(1, 2, 2, 8, 8\) mixes.*test_predict_graph.py:\d+: return"),
         (SoftmaxInside, "layer softmax: softmax is supported only at the output"),
         (OverImages, "layer mean: mean over images or channels is not supported"),
@@ -321,6 +321,11 @@ def swapped(x: Tensor) -> Tensor:
         (lambda x: x + swapped(swapped(x)), "add", lambda q: 4 * q),
         (lambda x: x - torch.cat(x.chunk(2, 1), 1), "sub", lambda q: 0 * q),
         (lambda x: F.pad(x[:, 8:], (8, 0)) - x, "sub", lambda q: q / 2),
+        (lambda x: torch.rsub(x[:, :8], x[:, 8:], alpha=3), "rsub", lambda q: 10 * q),
+        (lambda x: torch.rsub(x, 1.0, alpha=3), "wide", lambda q: 2 * (9 * q + 1)),
+        (lambda x: x * (x > 0).float(), "mul", lambda q: q / 2),
+        (lambda x: torch.where(x > 0, x, torch.zeros_like(x)), "wide", lambda q: q),
+        (nn.PReLU(16), "wide", lambda q: (1 + 0.25**2) * q),
     ],
 )
 def test_channels_of_different_places_are_independent(combine, tensor: str, expected):
