@@ -308,7 +308,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--repeats", type=int, default=2, help="of sampled predictions; default: %(default)s"
     )
-    parser.add_argument("--only", action="append", metavar="TITLE", help="a case; default: all")
+    parser.add_argument(
+        "--only", action="append", metavar="TITLE", choices=CASES, help="a case; default: all"
+    )
     parser.add_argument("--data-root", help="folder of the data sets")
     parser.add_argument(
         "--results", type=Path, metavar="FOLDER", help="keep finished cases here, and reuse them"
