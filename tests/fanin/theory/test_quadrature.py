@@ -103,14 +103,28 @@ class CustomActivation(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "module", [nn.ReLU(inplace=True), nn.PReLU(), nn.Identity(), nn.Softsign(), CustomActivation()]
+    "module",
+    [
+        *(nn.ReLU(inplace=True), nn.PReLU(), nn.PReLU(3)),  # all slopes are equal
+        *(nn.Identity(), nn.Softsign(), CustomActivation()),
+    ],
 )
 def test_elementwise_accepts_elementwise_modules(module):
     assert elementwise(module) is not None
 
 
+def prelu_of_different_slopes() -> nn.PReLU:
+    module = nn.PReLU(3)
+    nn.init.uniform_(module.weight)
+    return module
+
+
 @pytest.mark.parametrize(
-    "module", [nn.Softmax(dim=1), nn.Dropout(0.5), nn.PReLU(3), nn.Flatten(0), nn.Linear(20, 20)]
+    "module",
+    [
+        *(nn.Softmax(dim=1), nn.Dropout(0.5), prelu_of_different_slopes()),
+        *(nn.Flatten(0), nn.Linear(20, 20)),
+    ],
 )
 def test_elementwise_rejects_mixing_and_random_modules(module):
     assert elementwise(module) is None
