@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypeGuard
 
 from torch import nn
@@ -83,8 +84,14 @@ def is_leaf(module: nn.Module) -> bool:
         for name in vars(cls)
         if hasattr(kind, name) and name not in HARMLESS and (name == "__call__" or name[:2] != "__")
     }
-    replaced = {name for name in vars(module) if callable(getattr(kind, name, None))}
-    return not overridden and not replaced and not _has_user_hooks(module)
+    is_replaced = not _methods(kind).isdisjoint(vars(module))
+    return not overridden and not is_replaced and not _has_user_hooks(module)
+
+
+@cache
+def _methods(kind: type[nn.Module]) -> frozenset[str]:
+    """Return the names of the methods of a class of torch or fanin."""
+    return frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
 
 
 def _has_user_hooks(module: nn.Module) -> bool:

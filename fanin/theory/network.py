@@ -246,10 +246,10 @@ def _reject_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[L
 
 def _reject_changed_layer(name: str, module: nn.Module, layer_kinds: Sequence[LayerKind]) -> None:
     """Raise UnpredictableLayer if a layer of torch has other code, or hooks that may change it."""
-    has_rule = isinstance(module, WeightLayer) or find_kind(module) is not ELEMENTWISE
-    if type(module).__module__.startswith("fanin."):  # such as `Subsample`, an average pool
+    if is_leaf(module) or type(module).__module__.startswith("fanin."):  # such as `Subsample`
         return
-    if has_rule and find_kind(module, layer_kinds) not in layer_kinds and not is_leaf(module):
+    has_rule = isinstance(module, WeightLayer) or find_kind(module) is not ELEMENTWISE
+    if has_rule and find_kind(module, layer_kinds) not in layer_kinds:
         raise UnpredictableLayer(
             name, f"{type(module).__name__} overrides methods of its base class, or has hooks"
         )
