@@ -57,8 +57,7 @@ class Runs:
                 self._set_dropout_masks(len(images))
                 return function(images.detach().clone().requires_grad_().clone())
         finally:
-            self._changed = self._state.changed_data()
-            self._state.restore()
+            self._changed = self._state.restore()
             self._random.restore()
 
     def _set_dropout_masks(self, n_images: int) -> None:

@@ -62,17 +62,15 @@ class ModelState:
             elif isinstance(value, tuple):
                 self._add(value)
 
-    def changed_data(self) -> list[Tensor]:
-        """Return the tensors changed through `.data`, which torch's version counters miss."""
-        entries = self._tensors.values()
-        return [
-            tensor
-            for tensor, version, content, *_ in entries
-            if tensor._version == version and not _same(tensor, content)
-        ]
+    def restore(self) -> list[Tensor]:
+        """Undo all changes since the snapshot, also those of values in place.
 
-    def restore(self) -> None:
-        """Undo all changes since the snapshot, also those of values in place."""
+        Returns
+        -------
+        list of Tensor
+            Tensors that were changed through `.data`, which torch's version counters miss.
+        """
+        changed_data = []
         for module, attributes in self._attributes:
             vars(module).clear()
             vars(module).update(attributes)
@@ -83,7 +81,10 @@ class ModelState:
             else:
                 container.update(content)
         for key, (tensor, version, content, grad, requires_grad) in self._tensors.items():
-            if tensor._version != version or not _same(tensor, content):
+            is_same_version = tensor._version == version
+            if not is_same_version or not _same(tensor, content):
+                if is_same_version:
+                    changed_data.append(tensor)
                 with torch.no_grad():
                     tensor.copy_(content)
                 self._tensors[key] = (tensor, tensor._version, content, grad, requires_grad)
@@ -92,10 +93,14 @@ class ModelState:
                     tensor.requires_grad_(requires_grad)
                 if tensor.grad is not grad:
                     tensor.grad = grad
+        return changed_data
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.detach(), b)
+    a = a.detach()
+    if a.shape != b.shape:
+        return False
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())  # equal or both NaN
 
 
 class RandomState:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fanin.graph import GraphError, record
 from fanin.graph.recorder import Recorder
+from fanin.graph.state import ModelState
 from fanin.models.layers import SeededDropout
 
 IMAGES = torch.randn(3, 4, 6, 6)
@@ -159,6 +160,13 @@ def test_a_change_of_the_weights_through_data_is_refused_and_undone():
     with pytest.raises(GraphError, match=r"changes the values of conv.weight"):
         record(model, IMAGES)
     assert torch.equal(model.conv.weight, before)
+
+
+def test_weights_that_are_nan_are_not_changed():
+    model = nn.Conv2d(4, 4, 3)
+    nn.init.constant_(model.weight, torch.nan)
+    state = ModelState(model)
+    assert state.restore() == []
 
 
 def test_inference_mode_is_refused():
