@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -99,3 +100,20 @@ def add_workers_argument(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="number of prediction processes (default: %(default)s)",
     )
+
+
+def figure_folder(name: str, description: str, argv: Sequence[str] | None = None) -> Path:
+    """Parse the command line of `python -m analysis.figures.NAME`; return the folder to save in."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m analysis.figures.{name}", description=description
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("docs/figures"),
+        help="folder in which to save the figure (default: docs/figures)",
+    )
+    folder: Path = parser.parse_args(argv).output
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -5,9 +5,7 @@ python -m analysis.figures.residual_network
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from analysis.cli import plain_console
+from analysis.cli import figure_folder, plain_console
 from analysis.figures.six_layer_cnn import AFTER, BEFORE, digits
 from analysis.figures.style import PALETTE, use_style
 from fanin import certify, prescribe
@@ -97,18 +95,7 @@ def _lines(axis: Axes, rows: pd.DataFrame, name: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict and draw the networks, save the figure and print the numbers of its caption."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m analysis.figures.{NAME}", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("docs/figures"),
-        help="folder in which to save the figure (default: docs/figures)",
-    )
-    folder = parser.parse_args(argv).output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = figure_folder(NAME, __doc__.splitlines()[0], argv)
     table = measure()
     use_style()
     path = folder / f"{NAME}.png"

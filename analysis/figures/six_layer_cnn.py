@@ -5,10 +5,8 @@ python -m analysis.figures.six_layer_cnn
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,7 +17,7 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from analysis.cli import plain_console
+from analysis.cli import figure_folder, plain_console
 from analysis.figures.style import PALETTE, use_style
 from fanin import prescribe
 
@@ -166,18 +164,7 @@ def _line(axis: Axes, table: pd.DataFrame, x: str, y: str, name: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the networks, save the figure and print the numbers of its caption."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m analysis.figures.{NAME}", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("docs/figures"),
-        help="folder in which to save the figure (default: docs/figures)",
-    )
-    folder = parser.parse_args(argv).output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = figure_folder(NAME, __doc__.splitlines()[0], argv)
     layers, curves = measure()
     use_style()
     path = folder / f"{NAME}.png"
