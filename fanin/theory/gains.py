@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field, propagate_field
-from fanin.theory.graph.backward_gains import backward_gains, find_branch_starts
-from fanin.theory.graph.gains import find_branch_ends, forward_gains, scale_norms
+from fanin.theory.graph.backward_gains import backward_gains
+from fanin.theory.graph.gains import forward_gains, scale_norms
 from fanin.theory.graph.network import parse_graph
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.moments import LayerMoments
@@ -69,19 +69,20 @@ def find_gains(
     if direction not in ("forward", "backward", "both"):
         raise ValueError(f"direction={direction}: expected forward, backward or both")
 
-    on_graph = not is_sequence(model, tuple(images.shape[1:]), layer_kinds)
+    in_sequence = is_sequence(model, tuple(images.shape[1:]), layer_kinds)
 
     def solve() -> dict[str, float]:
-        if on_graph:
-            forward = _graph_forward(model, moments, images, target, seed)
+        network = None if in_sequence else parse_graph(model, moments, images)
+        if network:
+            forward = forward_gains(network, target, seed, _solve_gain)
         else:
-            forward = _forward(model, moments, images, target, seed, layer_kinds)
+            forward = _sequence_forward(model, moments, images, target, seed, layer_kinds)
         if direction == "forward":
             return forward
-        if on_graph:
-            backward = _graph_backward(model, moments, images, forward, seed)
+        if network:
+            backward = backward_gains(network, forward, seed)
         else:
-            backward = _backward(model, moments, images, forward, seed, layer_kinds)
+            backward = _sequence_backward(model, moments, images, forward, seed, layer_kinds)
         if direction == "backward":
             return backward
         return {name: (forward[name] * backward[name]) ** 0.5 for name in forward}
@@ -121,46 +122,10 @@ def scale_branch_norms(
     """
     if is_sequence(model, tuple(images.shape[1:])):
         return {}
-    ends = find_branch_ends(parse_graph(model, moments, images).plan)
-    if not ends.norms:
-        return {}
-    return scale_norms(model, ends.norms, (target / ends.n_branches) ** 0.5)
+    return scale_norms(parse_graph(model, moments, images), model, target)
 
 
-def _graph_forward(
-    model: nn.Module,
-    moments: Mapping[str, LayerMoments],
-    images: Tensor,
-    target: float,
-    seed: int,
-) -> dict[str, float]:
-    """Return gains with which all branches together add `target` to the residual stream."""
-    network = parse_graph(model, moments, images)
-    ends = find_branch_ends(network.plan)
-    targets = {
-        stage.name: target / ends.n_branches if stage.name in ends.weights else target
-        for stage in network.stages
-    }
-    return forward_gains(network, targets, seed, _solve_gain)
-
-
-def _graph_backward(
-    model: nn.Module,
-    moments: Mapping[str, LayerMoments],
-    images: Tensor,
-    start: Mapping[str, float],
-    seed: int,
-) -> dict[str, float]:
-    """Return gains with which all branches together add to the cotangent of the stream."""
-    network = parse_graph(model, moments, images)
-    starts, n_branches = find_branch_starts(network.plan)
-    targets = {
-        stage.name: 1 / n_branches if stage.name in starts else 1.0 for stage in network.stages
-    }
-    return backward_gains(network, targets, start, seed)
-
-
-def _forward(
+def _sequence_forward(
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Tensor,
@@ -200,7 +165,7 @@ def _solve_gain(name: str, coefficients: tuple[float, float, float], target: flo
     return (half**2 + (target - c) / a) ** 0.5 - half
 
 
-def _backward(
+def _sequence_backward(
     model: nn.Module,
     moments: Mapping[str, LayerMoments],
     images: Tensor,

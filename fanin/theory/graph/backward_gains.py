@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from fanin.graph import Node
+from fanin.theory.graph.branches import find_branches
 from fanin.theory.graph.depthwise import Depthwise
 from fanin.theory.graph.feature_map import FeatureMap
-from fanin.theory.graph.gains import REPEATS, ancestors_of, residual_branches
+from fanin.theory.graph.gains import REPEATS
 from fanin.theory.graph.network import GraphNetwork
 from fanin.theory.graph.operations import (
     Fields,
@@ -22,38 +23,21 @@ from fanin.theory.graph.operations import (
     sum_cotangents,
 )
 from fanin.theory.graph.over_channels import WeightLayer
-from fanin.theory.graph.plan import NORMALIZATIONS, GraphPlan
+from fanin.theory.graph.plan import NORMALIZATIONS
 from fanin.theory.graph.propagate import Step, images_map, output_cotangent
 
 MAX_ITERATIONS = 30
 TOLERANCE = 1e-4  # of the logarithm of a gain; far below the variation between draws
 
 
-def find_branch_starts(plan: GraphPlan) -> tuple[frozenset[str], int]:
-    """Return the first weight layers of the residual branches, and the number of branches."""
-    ancestors = ancestors_of(plan.steps)
-    starts: set[str] = set()
-    n_branches = 0
-    for branch, other in residual_branches(plan.steps, ancestors):
-        own = ancestors[branch] - ancestors[other]
-        first = {
-            layer.name
-            for number in own
-            if (layer := _layer(plan.steps[number].operation)) is not None
-            and not _reads_weights(plan.steps, number, own)
-        }
-        starts |= first
-        n_branches += bool(first)
-    return frozenset(starts), n_branches
-
-
 def backward_gains(
-    network: GraphNetwork, targets: Mapping[str, float], start: Mapping[str, float], seed: int
+    network: GraphNetwork, start: Mapping[str, float], seed: int
 ) -> dict[str, float]:
     """Return gains with which the cotangent that each layer sends back has its target E[d^2].
 
     It is that at the tensor from which the layer's input is computed by activations, pools and
-    normalizations: another layer's output, a sum or a concatenation. What a layer before a
+    normalizations: another layer's output, a sum or a concatenation. The target is 1 / n for the
+    first layers of n residual branches, otherwise 1, as at the output. What a layer before a
     normalization sends does not depend on its gain, so E[d^2] of its own output is 1 instead.
     Layers that read the images, or whose cotangent is 0 (after a layer of zeros), keep their gain.
 
@@ -61,14 +45,17 @@ def backward_gains(
     ----------
     network
         The network.
-    targets
-        E[d^2] of each layer, if E[d^2] at the output is 1.
     start
         Gains of the first iteration.
     seed
         Seed of the theory's own sampling.
     """
     normalized = _normalized_layers(network)
+    branches = find_branches(network.plan)
+    at_start = {name for branch in branches for name in branch.first}
+    targets = {
+        stage.name: 1 / len(branches) if stage.name in at_start else 1.0 for stage in network.stages
+    }
     logs = []
     for repeat in range(REPEATS):
         gains = dict(start)
@@ -204,15 +191,3 @@ def _scaled(operation: Operation | None, gains: Mapping[str, float]) -> Operatio
     layer = operation.layer
     weights = layer.weights.scaled(gains.get(layer.name, 1.0))
     return replace(operation, layer=replace(layer, weights=weights))
-
-
-def _reads_weights(steps: Sequence[Step], number: int, own: frozenset[int]) -> bool:
-    """Return True if a step of a branch depends on another weight layer of the branch."""
-    queue = list(steps[number].inputs)
-    while queue:
-        i = queue.pop()
-        if i in own:
-            if _layer(steps[i].operation) is not None:
-                return True
-            queue += steps[i].inputs
-    return False

@@ -15,24 +15,46 @@ from fanin.inits import HeNormal, Init
 from fanin.models import ResNet as FaninResNet
 from fanin.theory.certificate import UnhealthyInit, assert_healthy, certify
 from fanin.theory.gains import find_gains
-from fanin.theory.graph.backward_gains import find_branch_starts
-from fanin.theory.graph.gains import find_branch_ends
+from fanin.theory.graph.branches import Branch, find_branches
 from fanin.theory.graph.network import parse_graph
 from fanin.theory.moments import declared_moments
 
 
-def test_branch_ends_are_found() -> None:
-    net = ResNet(4, "group").double()
+def _branches(net: nn.Module) -> list[Branch]:
     moments = declared_moments(net, Init(HeNormal()))
-    ends = find_branch_ends(parse_graph(net, moments, digits(1)).plan)
-    assert ends.norms == {"layer1.norm2", "layer2.norm2"}
-    assert ends.weights == frozenset()
-    assert ends.n_branches == 2
-    net = ResNet(4).double()
-    ends = find_branch_ends(
-        parse_graph(net, declared_moments(net, Init(HeNormal())), digits(1)).plan
-    )
-    assert ends.weights == {"layer1.conv2", "layer2.conv2"}
+    return find_branches(parse_graph(net, moments, digits(1)).plan)
+
+
+def test_branches_of_residual_blocks() -> None:
+    first, second = _branches(ResNet(4).double())
+    assert (first.first, first.last, first.norms) == ({"layer1.conv1"}, {"layer1.conv2"}, set())
+    assert (second.first, second.last, second.norms) == ({"layer2.conv1"}, {"layer2.conv2"}, set())
+    first, second = _branches(ResNet(4, "group").double())
+    assert (first.last, first.norms) == (set(), {"layer1.norm2"})
+    assert (second.last, second.norms) == (set(), {"layer2.norm2"})
+
+
+class Sums(nn.Module):
+    """Sums of three terms: with a skip, with a pooled one, and of layers only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        for name in ("plus", "minus", "next", "one", "two"):
+            setattr(self, name, nn.Conv2d(4, 4, 3, padding=1))
+        self.pool = nn.AvgPool2d(3, 1, 1)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.plus(x.relu()) - self.minus(x.tanh())
+        x = x + self.pool(x) + self.next(x.relu())
+        x = self.one(x.relu()) + self.two(x.relu())
+        return self.head(x.mean((2, 3)))
+
+
+def test_branches_of_sums_of_three_terms() -> None:
+    assert [branch.last for branch in _branches(Sums())] == [{"plus"}, {"minus"}, {"next"}]
 
 
 def test_forward_gains_give_the_target_and_scale_the_branches() -> None:
@@ -92,12 +114,6 @@ def test_zero_init_layers_keep_a_gain_of_one() -> None:
     gains = prescribe(net, digits()).gains
     assert gains["block1.branch.conv2"] == 1
     assert gains["conv1"] != 1
-
-
-def test_branch_starts_are_found() -> None:
-    net = ResNet(4).double()
-    plan = parse_graph(net, declared_moments(net, Init(HeNormal())), digits(1)).plan
-    assert find_branch_starts(plan) == ({"layer1.conv1", "layer2.conv1"}, 2)
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
