@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from analysis.figures import registered
 from analysis.figures.study import launch_record, read_planned_cells
 from analysis.load import Results
@@ -9,16 +11,18 @@ from fanin.errors import FaninError
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Format a Markdown table: first column left-aligned, the others right-aligned.
+    """Format a Markdown table: columns of numbers right-aligned, the first and others left-aligned.
 
     Examples
     --------
-    >>> print(markdown_table(["layer", "q"], [["conv1", "1.0"]]))
-    | layer | q |
-    | --- | ---: |
-    | conv1 | 1.0 |
+    >>> print(markdown_table(["layer", "q", "verdict"], [["conv1", "1.0", "healthy"]]))
+    | layer | q | verdict |
+    | --- | ---: | --- |
+    | conv1 | 1.0 | healthy |
     """
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    columns = (list(zip(*rows, strict=True)) or [()] * len(header))[1:]
+    numbers = [all(re.match(r"[-+]?\d|-?$", cell) for cell in column) for column in columns]
+    lines = [header, ["---", *("---:" if right else "---" for right in numbers)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
