@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from analysis.figures.style import PALETTE
 from analysis.load import Results
@@ -90,25 +91,26 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
             "depth": cells["model.depth"].astype(int),
         }
     )
-    curves = results.curves[results.curves["metric"] == "test_accuracy"]
-    steps = range(1, 1 + int(cells["train.steps"].max()) // _interval(results))
-    design = design.merge(pd.DataFrame({"steps": [n * _interval(results) for n in steps]}), "cross")
-    measured = pd.DataFrame(
-        {
-            "cell_id": curves["cell_id"].astype(str),
-            "steps": curves["step"].astype(int),
-            "accuracy": curves["value"],
-        }
-    )
+    every, n_steps = (int(cells[name].iloc[0]) for name in ("train.evaluate_every", "train.steps"))
+    steps = pd.DataFrame({"steps": [*range(every, n_steps, every), n_steps]})
+    table = design.merge(steps, "cross").merge(_accuracies(results), "left", ["cell_id", "steps"])
     # A network that diverged has no accuracy and did not train.
-    table = design.merge(measured, how="left", on=["cell_id", "steps"]).fillna({"accuracy": 0.0})
+    diverged = table["cell_id"].isin(design["cell_id"][(cells["outcome"] == "diverged").to_numpy()])
+    table["accuracy"] = table["accuracy"].mask(diverged & table["accuracy"].isna(), 0.0)
+    if table["accuracy"].isna().any():
+        raise FaninError(f"{results.name}: networks without a test accuracy; run the sweep again")
     about = ["model.width", "data.n_train", "optim.lr", "optim.momentum", "init.bias.std"]
     setting = cells[about].iloc[:1].astype(float).reset_index(drop=True)
     return {CELLS: table.drop(columns="cell_id"), "setting": setting}
 
 
-def _interval(results: Results) -> int:
-    return int(results.cells["train.evaluate_every"].iloc[0])
+def _accuracies(results: Results) -> pd.DataFrame:
+    """Return the test accuracies during training and after the last step, which is no curve's."""
+    curves = results.curves[results.curves["metric"] == "test_accuracy"]
+    during = curves[["cell_id", "step", "value"]].to_numpy()
+    last = results.cells[["cell_id", "train.steps", "test_accuracy"]].to_numpy()
+    rows = pd.DataFrame(np.concatenate([during, last]), columns=["cell_id", "steps", "accuracy"])
+    return rows.astype({"cell_id": str, "steps": int, "accuracy": float})
 
 
 def caption(tables: Tables) -> str:
@@ -123,7 +125,7 @@ def caption(tables: Tables) -> str:
         f"which networks train (accuracy {TRAINED:g}) after {steps} steps, against the theory's "
         "depth scale xi_c, the number of layers in which the distance of the correlation of two "
         "images from its limit falls by a factor of e. Dots: means over seeds; bars: their range. "
-        "At the critical weight variance xi_c is infinite (dots at the right edge)."
+        "At the critical weight variance xi_c is larger than any depth (dots at the right edge)."
     )
 
 
@@ -154,13 +156,17 @@ def _draw_depths(axis: Axes, cells: pd.DataFrame, late: bool, color: object) -> 
     by_seed = pd.concat([_at(rows, late) for _, rows in cells.groupby("seed")])
     groups = by_seed.groupby("xi_c")["trainable"]
     mean, low, high = groups.mean(), groups.min(), groups.max()
-    edge = 2 * mean.index[np.isfinite(mean.index)].max()
-    x = np.where(np.isfinite(mean.index), mean.index, edge)
+    off_critical = mean.index < cells["depth"].max()
+    x = np.where(off_critical, mean.index, 2 * mean.index[off_critical].max())
     steps = cells["steps"].max() if late else cells["steps"].min()
     axis.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="o", color=color,
                   label=f"{steps:,.0f} steps")  # fmt: skip
     axis.set_xscale("log")
     axis.set_yscale("log")
+    for direction in (axis.xaxis, axis.yaxis):
+        direction.set_major_locator(FixedLocator([2, 5, 10, 20, 50, 100, 200]))
+        direction.set_minor_locator(NullLocator())
+        direction.set_major_formatter(ScalarFormatter())
 
 
 STUDY = ScoredStudy(

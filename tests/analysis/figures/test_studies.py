@@ -25,7 +25,7 @@ from analysis.figures.study import (
 )
 from analysis.scoring.inputs import publications, questions, scored_sweeps
 from analysis.scoring.scored_study import registered_scoring, scored_study
-from analysis.scoring.summary import MAX_BYTES, Summary, read_summary, write_summary
+from analysis.scoring.summary import CELLS, MAX_BYTES, Summary, read_summary, write_summary
 from analysis.studies import questions as question_pages
 from analysis.studies import reproductions, summarize
 from analysis.studies.questions import APPENDIX, PAGES
@@ -149,6 +149,15 @@ def test_a_claim_without_all_of_its_cells_is_undecided(
             assert line.undecided == (before.undecided or before.holds is not None)
         else:
             assert line == before
+
+
+def test_schoenholz2017_has_the_accuracy_after_the_last_step(draw: Callable[[str], Drawn]) -> None:
+    drawn = draw("schoenholz2017")
+    study = scored_study("schoenholz2017")
+    cells = study.summarize(drawn.results)[CELLS]
+    last = cells[cells["steps"] == cells["steps"].max()]
+    assert cells["steps"].nunique() == 2
+    assert sorted(last["accuracy"]) == sorted(drawn.results.cells["test_accuracy"])
 
 
 def test_incomplete_sweeps_are_not_published(
