@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from benchmarks.machine import machine, versions
 from benchmarks.page import show
 from benchmarks.publish import write_pages
 from benchmarks.registry import NAMED_ONLY, SECTIONS, load_section, summaries
-from benchmarks.results import OUTPUT, STORED, Result, load_average
+from benchmarks.results import OUTPUT, QUIET_LOAD, STORED, Result, load_average
 from benchmarks.section import Case, Mode, Record, SectionModule, Settings, Workers
 from experiments.console import INTERRUPTED, exit_on_error
 from experiments.data_root import data_folder
@@ -27,7 +28,6 @@ from fanin.errors import ConfigError, FaninError, suggest
 
 NAME = "benchmarks"
 FAILED = 1  # exit status
-QUIET_LOAD = 0.5  # load average above which other programs slow the benchmarks down
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,7 +113,7 @@ class Run:
             done: list[str] = []
             for name, module in modules.items():
                 try:
-                    self._section(name, module, Path(folder) / name, timer)
+                    self._section(name, module, Path(folder) / name, timer, load)
                     done.append(name)
                 except KeyboardInterrupt:
                     kept = f"Stored: {', '.join(done)}." if done else "Nothing was finished."
@@ -127,9 +127,11 @@ class Run:
                     failed.append(name)
         return FAILED if failed else 0
 
-    def _section(self, name: str, module: SectionModule, folder: Path, timer: Timer) -> None:
+    def _section(
+        self, name: str, module: SectionModule, folder: Path, timer: Timer, load: float
+    ) -> None:
         """Measure, print and store one section."""
-        started, load = time.perf_counter(), load_average()
+        started = time.perf_counter()
         with self._settings(folder) as settings:
             cases = module.cases(settings)
             records = [
@@ -222,4 +224,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stop the cluster
     raise SystemExit(main())

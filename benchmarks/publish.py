@@ -12,11 +12,10 @@ from analysis.figures.style import use_style
 from benchmarks.measure import ROOT
 from benchmarks.page import markdown
 from benchmarks.registry import NAMED_ONLY, SECTIONS, load_section
-from benchmarks.results import Result, read_results
+from benchmarks.results import QUIET_LOAD, Result, read_results
 from fanin.errors import FaninError
 
 DOCS = ROOT / "docs"
-QUIET_LOAD = 0.5  # load average above which other programs distort the times
 TITLES = {
     "sweep": "Whole sweeps",
     "overhead": "Overhead of a sweep",
@@ -92,7 +91,8 @@ def long_page(results: Mapping[str, Result]) -> str:
         f"{GENERATED}\n\n# Measured performance",
         "[Performance](../performance.md) has the most important numbers. Each section states its "
         "command, machine and versions; *load* is the machine's load average over one minute, "
-        "before and after the section. Numbers in parentheses are the smallest and largest value.",
+        "before the command and after the section. Numbers in parentheses are the smallest and "
+        "largest value.",
     ]
     for name, result in results.items():
         parts += [f"## {TITLES[name]}", source(result)]

@@ -13,6 +13,7 @@ from benchmarks.measure import ROOT
 from experiments.atomic_write import atomic_write
 
 STORED = ROOT / "benchmarks" / "results"  # results of the pages in docs/
+QUIET_LOAD = 0.5  # load average before the command above which other programs distort the times
 OUTPUT = ROOT / "outputs" / "benchmarks"  # results of a run without --write
 
 
@@ -29,7 +30,8 @@ class Result:
     date, machine, versions
         Day, and descriptions of the machine and of the libraries.
     load
-        Load average of the machine over one minute, before and (None: unknown) after.
+        Load average of the machine over one minute, before the command and (None: unknown) after
+        the section.
     seconds
         Duration of the section; None if it is unknown.
     records
