@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from analysis.figures.style import PALETTE
 from analysis.figures.training_runs import best_rates
@@ -108,7 +109,7 @@ def figures(tables: Tables) -> dict[str, Figure]:
     left, *others = figure.subplots(1, 3)
     for number, (init, name) in enumerate(INITS.items()):
         groups = cells[cells["init"] == init].groupby("lr")["error"]
-        left.errorbar(groups.mean().index, groups.mean(), yerr=groups.sem(), marker="o",
+        left.errorbar(groups.mean().index, 100 * groups.mean(), yerr=100 * groups.sem(), marker="o",
                       markersize=3.5, color=PALETTE[3 * number], label=name)  # fmt: skip
     best = best_rates(cells.rename(columns={"error": "loss"}), ["init"])
     left.set_title(
@@ -117,8 +118,12 @@ def figures(tables: Tables) -> dict[str, Figure]:
     )
     left.set_xscale("log")
     left.set_yscale("log")
+    left.set_xticks(rates := sorted(cells["lr"].unique()), [f"{rate:g}" for rate in rates])
+    left.minorticks_off()
+    left.yaxis.set_major_locator(MaxNLocator(6))
+    left.yaxis.set_major_formatter(ScalarFormatter())
     left.set_xlabel("learning rate")
-    left.set_ylabel("test error")
+    left.set_ylabel("test error (%)")
     left.legend(frameon=False, fontsize="small")
     for axis, (quantity, label) in zip(others, SIGNALS.values(), strict=True):
         for init, width in ((STANDARD, 0.8), (NORMALIZED, 1.8)):

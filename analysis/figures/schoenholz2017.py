@@ -164,7 +164,7 @@ def _draw_depths(axis: Axes, cells: pd.DataFrame, late: bool, color: object) -> 
     axis.set_xscale("log")
     axis.set_yscale("log")
     for direction in (axis.xaxis, axis.yaxis):
-        direction.set_major_locator(FixedLocator([2, 5, 10, 20, 50, 100, 200]))
+        direction.set_major_locator(FixedLocator([2, 3, 5, 10, 20, 30, 50, 100, 200]))
         direction.set_minor_locator(NullLocator())
         direction.set_major_formatter(ScalarFormatter())
 
