@@ -36,10 +36,16 @@ def memory_format(
     """
     if not has_only_known_layers(model):
         return torch.contiguous_format
-    has_convolution = any(isinstance(layer, nn.Conv2d) for layer in model.modules())
-    if device.type == "cpu" and dtype != torch.float64 and has_convolution:
-        return torch.channels_last
-    return torch.contiguous_format
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    if device.type != "cpu" or dtype == torch.float64 or not convolutions:
+        return torch.contiguous_format
+    # With AVX2, oneDNN (torch 2.13) corrupts memory in the backward pass of such a convolution.
+    if any(
+        max(layer.stride) > max(layer.kernel_size) and layer.in_channels % 8
+        for layer in convolutions
+    ):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def has_only_known_layers(model: nn.Module) -> bool:
