@@ -104,7 +104,7 @@ def _branch(
     return Branch(
         frozenset(first),
         frozenset(weight_path(node) for node in ends if weight_path(node)),
-        frozenset(node.path for node in ends if not weight_path(node)),
+        frozenset(node.path for node in ends if node.path and not weight_path(node)),
     )
 
 
