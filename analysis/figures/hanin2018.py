@@ -66,9 +66,11 @@ def _training(results: Results) -> pd.DataFrame:
     cells = results.cells[results.cells["train.steps"] > 0]
     curves = select(results.curves, metric="test_accuracy")
     reached = curves[curves["value"] >= 1 - ERROR]
-    first = reached.groupby(reached["cell_id"].astype(str))["step"].min()
-    # A network that does not reach the error counts as twice the number of steps.
-    never = 2 * int(cells["train.steps"].max())
+    during = reached.groupby(reached["cell_id"].astype(str))["step"].min()
+    # The accuracy after the last step is in the cells. A network that does not reach the error,
+    # for example because it diverged, counts as twice the number of steps.
+    n_steps = cells["train.steps"].astype(int)
+    at_end = n_steps.where(cells["test_accuracy"] >= 1 - ERROR, 2 * n_steps)
     hidden = cells["model.depth"].astype(int) - 1
     return pd.DataFrame(
         {
@@ -79,7 +81,7 @@ def _training(results: Results) -> pd.DataFrame:
             "depth": hidden,
             "beta": hidden / cells["model.width"].astype(int),
             "lr": cells["optim.lr"].astype(float),
-            "steps": cells["cell_id"].astype(str).map(first).fillna(never),
+            "steps": cells["cell_id"].astype(str).map(during).fillna(at_end),
         }
     )
 

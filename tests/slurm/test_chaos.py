@@ -32,7 +32,7 @@ def test_random_faults_do_not_change_the_results(healthy_cluster: Cluster, tmp_p
     # About 50 ms per cell, so that faults hit running cells.
     overrides = (f"seed=range({CELLS})", "train.steps=100", "runner.pack_cells=10")
     rng, faults = random.Random(seed), Counter[str]()
-    # A job sends no heartbeat while it imports its modules.
+    # A job sends no heartbeat before it has read its submission.
     timeout = f"runner.heartbeat_timeout_seconds={max(60, 8 * slowness()):.0f}"
     limits = ("runner.target_minutes=0.000001", "runner.attempts=50", timeout)
     process = sweep.start(*overrides, *limits)

@@ -134,7 +134,7 @@ def test_tasks_cancelled_by_a_user_are_not_resubmitted(sweep: SweepCommand) -> N
 
 def test_a_job_without_heartbeat_is_resubmitted(sweep: SweepCommand) -> None:
     # Stopped processes simulate a job that Slurm lists as running although no process is left.
-    # A job sends no heartbeat while it imports its modules.
+    # A job sends no heartbeat before it has read its submission.
     timeout = f"runner.heartbeat_timeout_seconds={8 * slowness():.0f}"
     process = sweep.start("seed=range(2)", "train.steps=20000", timeout)
     sweep.wait_until(sweep.open_journals)
@@ -143,7 +143,7 @@ def test_a_job_without_heartbeat_is_resubmitted(sweep: SweepCommand) -> None:
     assert process.returncode == 0, output
     assert "no heartbeat from" in output
     assert sweep.outcomes() == Counter(ok=2)
-    # On a busy machine the second job may time out during its imports too.
+    # On a busy machine the second job may time out before its first heartbeat too.
     assert len(sweep.arrays()) >= 2
     sweep.wait_until_jobs_end()
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from experiments.console import exit_on_error
 from experiments.data_root import DATA
-from experiments.sweep.slurm.preemption import block_signals
+from experiments.sweep.slurm.preemption import HEARTBEAT_SECONDS, block_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,10 +34,32 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ["FANIN_STAGE"] = submission.job_config.stage_data
         if submission.job_config.data_root is not None:  # sbatch --export may have dropped it
             os.environ[DATA] = submission.job_config.data_root
-        start_server()  # it loads torch while this process loads its own modules
-        from experiments.sweep.slurm.run_shard import run_shard
+        index = int(os.environ["SLURM_ARRAY_TASK_ID"])
+        with startup_heartbeat(submission.lease_dir(index)):
+            start_server()  # it loads torch while this process loads its own modules
+            from experiments.sweep.slurm.run_shard import run_shard
 
-        return run_shard(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))
+        return run_shard(submission, index)
+
+
+@contextmanager
+def startup_heartbeat(lease_dir: Path, seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
+    """Touch the lease from a thread; on a busy node, importing modules can take minutes."""
+    stop = threading.Event()
+
+    def touch() -> None:
+        while not stop.is_set():
+            with suppress(OSError):  # the lease is revoked, or the file system is slow to answer
+                os.utime(lease_dir)
+            stop.wait(seconds)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 if __name__ == "__main__":

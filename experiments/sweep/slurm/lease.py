@@ -133,8 +133,9 @@ class StaleJobDetector:
     """Detector of jobs that Slurm lists as running although none of their processes is left.
 
     This happens if a node restarts before Slurm notices its failure, or if the controller restarts
-    without its records of the last seconds. A job's process touches its writer folder every few
-    seconds; a job without a new time stamp for `timeout` seconds is stale.
+    without its records of the last seconds. A job's process touches its lease while it starts, and
+    then its writer folder, every few seconds; a job without a new time stamp for `timeout` seconds
+    is stale.
     """
 
     timeout: float
@@ -157,7 +158,8 @@ class StaleJobDetector:
 
 
 def _heartbeat_time(lease_dir: Path) -> float:
-    """Return the time stamp of the last heartbeat; 0 before the first."""
+    """Return the time stamp of the last heartbeat; 0 if the lease is gone."""
+    stamp = 0.0
     with suppress(FileNotFoundError), os.scandir(lease_dir) as entries:
-        return max((entry.stat().st_mtime for entry in entries), default=0.0)
-    return 0.0
+        stamp = max([lease_dir.stat().st_mtime, *(entry.stat().st_mtime for entry in entries)])
+    return stamp

@@ -115,7 +115,7 @@ def rate_of_a_shallow_net(fixed: bool) -> Setup:
     images, targets = batches.normalized_digits(32)
     model = deep_cnn(width=24)
     he_init(model)
-    optimizer = SGD(model.parameters(), lr=0.02 if fixed else 1.0)
+    optimizer = SGD(model.parameters(), lr=0.003 if fixed else 1.0)
     return Setup(model, images, targets, nn.CrossEntropyLoss(), optimizer)
 
 
