@@ -55,7 +55,7 @@ def planned(cells: int) -> list[PlannedCell]:
 def fill(folder: SweepFolder, cells: Sequence[PlannedCell]) -> float:
     """Write a sweep's plan and random results; return the seconds to write the results."""
     plan_info = {"name": folder.root.name, "question": "How fast?", "axes": [], "exclude": []}
-    write_plan(folder, {}, cells, {}, plan_info)
+    write_plan(folder, {}, cells, {}, {}, plan_info)
     random = np.random.default_rng(0)
     return write_packs(folder, (_result(cell, random) for cell in cells), PACK)
 
@@ -63,7 +63,7 @@ def fill(folder: SweepFolder, cells: Sequence[PlannedCell]) -> float:
 def fill_layers(folder: SweepFolder, cells: Sequence[PlannedCell], pack: int = 16) -> float:
     """Write a sweep with random measurements of layers; return the seconds to write them."""
     plan_info = {"name": folder.root.name, "question": "How fast?", "axes": [], "exclude": []}
-    write_plan(folder, {}, cells, {}, plan_info)
+    write_plan(folder, {}, cells, {}, {}, plan_info)
     random = np.random.default_rng(0)
     results = (CellResult(_result(c, random).row, {"layers": _layers(random)}) for c in cells)
     return write_packs(folder, results, pack)

@@ -120,7 +120,12 @@ def launch(
                 for key in plan.engines.trial_groups
                 for cell in plan.groups[key]
             }
-            write_plan(folder, records, cells, engines, _describe(request))
+            seconds = {
+                cell.cell_id: float(f"{plan.times.seconds[key]:.3g}")
+                for key, group in plan.groups.items()
+                for cell in group
+            }
+            write_plan(folder, records, cells, engines, seconds, _describe(request))
         record_request(folder, (cell.id for cell in cells))
         if mode == "submit":
             return _submit(request, plan, lock, console)

@@ -115,7 +115,7 @@ def stored_sweep(folder: SweepFolder, n_cells: int) -> None:
     results = [CellResult({"cell_id": cell.id, **row}, {"layers": layers}) for cell in cells]
     for start in range(0, n_cells, PACK):
         write_results(folder, f"pack{start:06}", results[start : start + PACK])
-    write_plan(folder, {}, cells, {}, {"name": folder.root.name})
+    write_plan(folder, {}, cells, {}, {}, {"name": folder.root.name})
     record_request(folder, [cell.id for cell in cells])
 
 

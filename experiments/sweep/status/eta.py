@@ -13,13 +13,27 @@ CellSeconds = Callable[[str], float]
 
 
 def estimate_cell_seconds(
-    results: Mapping[str, Result], kinds: Mapping[str, str]
+    results: Mapping[str, Result], kinds: Mapping[str, str], planned: Mapping[str, float]
 ) -> tuple[CellSeconds, bool]:
     """Estimate the time of a cell from the times of finished cells.
 
-    The estimate is the median over cells of the same kind (`kinds`: pack key by cell id) or, if
-    there are none, over all cells. Returns the estimate as a function of the cell id, and True if
-    any cell was measured. If none was, the estimate of every cell is 1 s.
+    The estimate is the median over the finished cells of the same kind. If there are none, it is
+    the time that was planned for the kind, times the median ratio of measured and planned times;
+    without a planned time, it is the median over all finished cells, or 1 s.
+
+    Parameters
+    ----------
+    results
+        Results of finished cells, by cell id.
+    kinds
+        Kind (pack key) by cell id.
+    planned
+        Seconds of a cell that were estimated when the sweep was planned, by kind.
+
+    Returns
+    -------
+    CellSeconds, bool
+        The estimate as a function of the cell id, and True if any cell was measured.
     """
     timings: dict[str, list[float]] = {}
     for cell_id, result in results.items():
@@ -28,7 +42,10 @@ def estimate_cell_seconds(
     medians = {kind: statistics.median(seconds) for kind, seconds in timings.items()}
     all_seconds = [value for seconds in timings.values() for value in seconds]
     default = statistics.median(all_seconds) if all_seconds else 1.0
-    return lambda cell_id: medians.get(kinds.get(cell_id, ""), default), bool(all_seconds)
+    ratios = [medians[kind] / planned[kind] for kind in medians if planned.get(kind)]
+    scale = statistics.median(ratios) if ratios else 1.0
+    estimates = {kind: scale * seconds for kind, seconds in planned.items()} | medians
+    return lambda cell_id: estimates.get(kinds.get(cell_id, ""), default), bool(all_seconds)
 
 
 def estimate_seconds_left(

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +129,15 @@ class PlannedCells:
         Short label by cell id.
     kinds
         Pack key by cell id; cells with the same key take about as long.
+    seconds
+        Time that a cell of each kind was expected to take when it was planned, by pack key.
     unreadable
         Messages about lines that cannot be read.
     """
 
     labels: dict[str, str]
     kinds: dict[str, str]
+    seconds: dict[str, float] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
 
@@ -144,17 +147,20 @@ def read_planned(folder: SweepFolder) -> PlannedCells:
         lines = folder.plan.read_bytes().splitlines()
     except FileNotFoundError:
         return PlannedCells({}, {})
-    assignments, kinds, n_unreadable = {}, {}, 0
+    assignments, kinds, seconds, n_unreadable = {}, {}, {}, 0
     for text in lines:
         try:
             line = json.loads(text)
             cell_id, config = line["cell_id"], line["config"]
             assignments[cell_id], kinds[cell_id] = line["assignment"], pack_key(config)
+            if "seconds" in line:
+                seconds[kinds[cell_id]] = float(line["seconds"])
         except (ValueError, TypeError, KeyError):
             n_unreadable += 1
     noun = "line" if n_unreadable == 1 else "lines"
     message = f"{folder.plan}: skipped {n_unreadable} damaged {noun}"
-    return PlannedCells(short_labels(assignments), kinds, (message,) if n_unreadable else ())
+    unreadable = (message,) if n_unreadable else ()
+    return PlannedCells(short_labels(assignments), kinds, seconds, unreadable)
 
 
 class JournalTail:

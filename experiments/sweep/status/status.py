@@ -295,7 +295,9 @@ def compute_status(
     ]
     seconds_left = cells_per_minute = None
     if launcher_active or jobs_running:
-        cell_seconds, measured = estimate_cell_seconds(snapshot.results, planned.kinds)
+        cell_seconds, measured = estimate_cell_seconds(
+            snapshot.results, planned.kinds, planned.seconds
+        )
         progress = {cell_id: cell.progress for cell_id, cell in running.items()}
         waiting = [
             cell_id for cell_id, state in states.items() if state in ("missing", "interrupted")

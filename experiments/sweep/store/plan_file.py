@@ -21,12 +21,13 @@ from fanin.errors import ConfigError, DataError
 
 LIBRARIES = ("torch", "numpy", "pandas", "pyarrow", "scipy", "hydra-core")
 REQUIRED_KEYS = ("cell_id", "assignment", "choices", "config")
-OPTIONAL_KEYS = ("engine",)
+OPTIONAL_KEYS = ("engine", "seconds")
 PlanRecord = dict[str, Any]
 """A line of `cells.jsonl`.
 
 Its keys are `cell_id`; `assignment`, the keys that the command or the named sweep sets; `choices`,
-the option of each group; `config`, the resolved config; and `engine`, if timing chose one.
+the option of each group; `config`, the resolved config; `engine`, if timing chose one; and
+`seconds`, the time that the cell was expected to take when it was last to run.
 """
 
 
@@ -119,6 +120,7 @@ def write_plan(
     records: Mapping[str, PlanRecord],
     cells: Sequence[PlannedCell],
     engines: Mapping[str, str],
+    seconds: Mapping[str, float],
     request: Mapping[str, Any],
 ) -> None:
     """Write `cells.jsonl` and `sweep.yaml`, keeping the records of earlier launches.
@@ -133,12 +135,14 @@ def write_plan(
         Cells that this launch requests.
     engines
         Engines that timing chose, by cell id. Later launches keep to them.
+    seconds
+        Expected time of the cells to run, by cell id.
     request
         Description of the request for `sweep.yaml`.
     """
     updated = dict(records)
     for cell in cells:
-        engine = {"engine": engines[cell.id]} if cell.id in engines else {}
+        optional = {"engine": engines.get(cell.id), "seconds": seconds.get(cell.id)}
         previous = updated.get(cell.id, {})
         updated[cell.id] = {
             "cell_id": cell.id,
@@ -146,7 +150,7 @@ def write_plan(
             "choices": cell.choices,
             "config": cell.config,
             **{key: previous[key] for key in OPTIONAL_KEYS if key in previous},
-            **engine,
+            **{key: value for key, value in optional.items() if value is not None},
         }
     _update_paths(updated, {cell.id for cell in cells})
     lines = "".join(f"{json.dumps(record)}\n" for record in updated.values())

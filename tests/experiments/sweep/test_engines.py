@@ -16,6 +16,7 @@ from experiments.sweep import engines as engines_module
 from experiments.sweep.cli import run_command
 from experiments.sweep.engines import choose_by_rule, run_trial, time_engines
 from experiments.sweep.runners.inline import InlineRunner
+from experiments.sweep.status.snapshot import read_planned
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.types import PackedCell, PlannedCell, group_cells
 from experiments.training.engines import SerialEngine
@@ -169,6 +170,13 @@ def test_cells_run_serially_by_default(tmp_path: Path) -> None:
     assert sweep(tmp_path, "seed=range(2)") == 0
     assert set(ran_under(tmp_path).values()) == {"serial"}
     assert "engine" not in json.loads(SweepFolder(tmp_path / "s").plan.read_text().splitlines()[0])
+
+
+def test_the_plan_stores_the_expected_time_of_each_kind_of_cell(tmp_path: Path) -> None:
+    assert sweep(tmp_path, "train.batch_size=8,64") == 0
+    seconds = read_planned(SweepFolder(tmp_path / "s")).seconds.values()
+    assert len(seconds) == 2
+    assert 0 < min(seconds) < max(seconds)
 
 
 def test_plan_mode_times_nothing(
