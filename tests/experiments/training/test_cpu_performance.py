@@ -41,6 +41,28 @@ def test_images_on_a_gpu_are_contiguous():
     assert memory_format(model, torch.float32, cuda) == torch.contiguous_format
 
 
+STRIDED = """
+import torch
+from torch import nn
+from experiments.training.cpu_performance import memory_format
+
+torch.set_num_threads(1)
+for channels in (1, 3, 4, 12):
+    for side in (7, 8):
+        model = nn.Sequential(nn.Conv2d(channels, 8, 1, stride=2))
+        format = memory_format(model, torch.float32, torch.device("cpu"))
+        x = torch.randn(16, channels, side, side).to(memory_format=format).requires_grad_()
+        for _ in range(10):
+            model.to(memory_format=format)(x).sum().backward()
+"""
+
+
+def test_strided_1x1_convolutions_do_not_corrupt_memory_with_avx2():
+    """In the channels-last format, oneDNN's AVX2 code (torch 2.13) does."""
+    env = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "MALLOC_CHECK_": "3"}
+    subprocess.run([sys.executable, "-c", STRIDED], env=env, check=True)
+
+
 def test_channels_last_changes_training_by_rounding_only(cell_config, monkeypatch, worker_settings):
     (spec,) = stack_specs(cell_config, f"{CHANNELS_LAST} train.steps=1", 1)
     channels_last = train_serial(spec)
