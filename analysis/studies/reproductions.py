@@ -107,11 +107,21 @@ def _paragraphs(section: Section) -> Iterator[str]:
     yield f"{link_papers(section.source)}. {section.main_statement} **{verdict}.**"
     if summary is not None:
         study = scored_study(name)
-        yield f"![{section.main_statement}]({FIGURES}/{name}.png)"
-        yield f"*{study.caption(summary.tables)}*"
+        caption = study.caption(summary.tables)
+        yield f"![{alt_text(caption)}]({FIGURES}/{name}.png)"
+        yield f"*{caption}*"
     yield claims_table(section)
     yield f"Sizes: theirs: {scoring.sizes['theirs']}. Ours: {scoring.sizes['ours']}."
     yield from closing_paragraphs(section)
+
+
+def alt_text(caption: str) -> str:
+    """Return the beginning of a caption, up to its first period, colon or parenthesis.
+
+    >>> alt_text("Tanh networks, sigma_b = 0.3 (see the table). Left: second moment.")
+    'Tanh networks, sigma_b = 0.3'
+    """
+    return re.split(r"[.:](?:\s|$)|\(", caption)[0].strip()
 
 
 def closing_paragraphs(section: Section) -> Iterator[str]:
