@@ -179,14 +179,20 @@ def criteria_text(section: Section) -> str:
 
 
 def provenance(summary: Summary) -> str:
-    """Return the command, commit, date, cells and versions of a run."""
+    """Return the command, commit, date, cells and versions of a run, and later changes."""
     about = summary.about
     tree = "clean tree" if about["clean"] else "uncommitted changes"
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    changed = ""
+    if about["inputs"] != inputs_digest(summary.name):
+        changed = (
+            " The study's YAML or module changed after this summary was made; the claims and "
+            "figures use the present version."
+        )
     return (
         f"`{about['command']}` at commit {about['commit']} ({tree}), {about['date']}: "
         f"{about['n_cells']:,} cells, seeds {', '.join(map(str, about['seeds']))}, "
-        f"{about['seconds'] / 60:.0f} min of training; {versions}."
+        f"{about['seconds'] / 60:.0f} min of training; {versions}.{changed}"
     )
 
 
@@ -208,6 +214,12 @@ def block_inputs(name: str, folder: Path = FOLDER) -> str:
     if not path.is_file():
         return inputs_digest(name)
     return f"{inputs_digest(name)}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+
+
+def overview_inputs(folder: Path = FOLDER) -> str:
+    """Return a digest of what the table of all studies depends on."""
+    inputs = " ".join(block_inputs(name, folder) for name in publications())
+    return hashlib.sha256(inputs.encode()).hexdigest()[:12]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -234,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.write and section.summary is not None:
                 save_figures(section.summary, args.write.parent / FIGURES)
         sections = [make_section(name, args.summaries) for name in publications()]
-        publish(overview(sections), args.write, OVERVIEW)
+        publish(overview(sections), args.write, OVERVIEW, overview_inputs(args.summaries))
 
 
 def save_figures(summary: Summary, folder: Path) -> None:

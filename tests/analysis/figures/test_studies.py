@@ -23,7 +23,7 @@ from analysis.figures.study import (
     launch_record,
     study_factory,
 )
-from analysis.scoring.inputs import publications, questions, scored_sweeps
+from analysis.scoring.inputs import inputs_digest, publications, questions, scored_sweeps
 from analysis.scoring.scored_study import registered_scoring, scored_study
 from analysis.scoring.summary import CELLS, MAX_BYTES, Summary, read_summary, write_summary
 from analysis.studies import questions as question_pages
@@ -185,7 +185,11 @@ def summary_of(results: Results, sweep: str) -> Summary:
     about = {
         **{"command": "fanin run", "commit": "12ab", "clean": True, "date": "2026-11-30"},
         **{"n_cells": len(results.cells), "seeds": [0, 1], "versions": {"torch": "2"}},
-        **{"seconds": 60.0, "scoring": launch_record(results)["scoring"]},
+        **{
+            "seconds": 60.0,
+            "inputs": inputs_digest(sweep),
+            "scoring": launch_record(results)["scoring"],
+        },
     }
     return Summary(sweep, scored_study(sweep).summarize(results), about)
 

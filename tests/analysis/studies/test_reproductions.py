@@ -1,8 +1,11 @@
 """Sections of docs/reproductions.md."""
 
+from dataclasses import replace
+
 import pytest
 
-from analysis.scoring.inputs import sweep_definition
+from analysis.scoring.inputs import inputs_digest, sweep_definition
+from analysis.scoring.summary import read_summary
 from analysis.studies import reproductions
 from fanin.errors import ConfigError
 
@@ -12,3 +15,13 @@ def test_a_diagnosis_of_no_claim_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(reproductions, "sweep_definition", lambda name: definition)
     with pytest.raises(ConfigError, match="did you mean depth_makes_the_difference"):
         reproductions.make_section("he2015")
+
+
+def test_a_summary_of_an_earlier_yaml_or_module_says_so() -> None:
+    summary = read_summary("he2015")
+    about = dict(summary.about)
+    current = replace(summary, about=about | {"inputs": inputs_digest("he2015")})
+    earlier = replace(summary, about=about | {"inputs": "0123456789ab"})
+    warning = "The study's YAML or module changed after"
+    assert warning not in reproductions.provenance(current)
+    assert warning in reproductions.provenance(earlier)
