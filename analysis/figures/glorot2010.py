@@ -19,12 +19,21 @@ from analysis.scoring.scored_study import ScoredStudy, Tables
 from analysis.scoring.summary import CELLS
 from fanin.errors import FaninError
 
-SIZE = (7.2, 2.6)  # inches
+SIZE = (7.2, 3.8)  # inches
 STANDARD, NORMALIZED = "lecun_uniform", "xavier_uniform"
 INITS = {STANDARD: "standard", NORMALIZED: "normalized"}
 # Quantity in the `layers` table: quantity in the `histograms` table, label.
 SIGNALS = {"act_m2": ("act", "activation"), "grad_m2": ("grad", "back-propagated gradient")}
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1)), "--", "-.", ":")
+INIT_STYLES: dict[str, dict[str, Any]] = {
+    STANDARD: {"color": PALETTE[0], "marker": "o", "linestyle": "-"},
+    NORMALIZED: {"color": PALETTE[3], "marker": "s", "linestyle": "--"},
+}
+# Of the first, the middle and the last hidden layer; from dark to light, also in grayscale.
+LAYER_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "black", "linestyle": "-"},
+    {"color": PALETTE[2], "linestyle": (0, (5, 1.5))},
+    {"color": PALETTE[1], "linestyle": (0, (1, 1))},
+)
 CHANCE = 0.9  # test error at chance, of ten classes
 
 
@@ -97,52 +106,82 @@ def caption(tables: Tables) -> str:
         f"{setting['train.steps']:,.0f} steps of SGD. Left: error on {setting['data.n_test']:,.0f} "
         f"test images by learning rate ({rates}): mean over n = {cells['seed'].nunique()} seeds; "
         "bars: standard error. Others: densities of the activations and of the gradients of the "
-        "loss with respect to the pre-activations at initialization, one network per init; colors "
-        "and dashes: layers 1 to 5; thick: normalized init."
+        "loss with respect to the pre-activations at initialization, one network per init (top: "
+        f"standard, bottom: normalized), in {_listed(_shown_layers(tables['histograms']))}."
     )
+
+
+def _shown_layers(bins: pd.DataFrame) -> list[int]:
+    """Return the first, the middle and the last hidden layer."""
+    layers = sorted(bins["layer"].astype(int).unique())
+    return sorted({layers[0], layers[len(layers) // 2], layers[-1]})
+
+
+def _listed(layers: list[int]) -> str:
+    """Join layer numbers.
+
+    >>> _listed([1]), _listed([1, 3, 5])
+    ('layer 1', 'layers 1, 3 and 5')
+    """
+    *others, last = layers
+    return f"layers {', '.join(map(str, others))} and {last}" if others else f"layer {last}"
 
 
 def figures(tables: Tables) -> dict[str, Figure]:
-    """Draw the test error by learning rate, and the densities by layer."""
+    """Draw the test error by learning rate, and the densities by init and layer."""
     cells, bins = tables[CELLS], tables["histograms"]
     figure = Figure(figsize=SIZE, layout="constrained")
-    left, *others = figure.subplots(1, 3)
-    for number, (init, name) in enumerate(INITS.items()):
-        groups = cells[cells["init"] == init].groupby("lr")["error"]
-        left.errorbar(groups.mean().index, 100 * groups.mean(), yerr=100 * groups.sem(), marker="o",
-                      markersize=3.5, color=PALETTE[3 * number], label=name)  # fmt: skip
-    best = best_rates(cells.rename(columns={"error": "loss"}), ["init"])
-    left.set_title(
-        "best rate: " + ", ".join(f"{INITS[r.init]} {r.lr:g}" for r in best.itertuples()),
-        fontsize="x-small",
-    )
-    left.set_xscale("log")
-    left.set_yscale("log")
-    left.set_xticks(rates := sorted(cells["lr"].unique()), [f"{rate:g}" for rate in rates])
-    left.minorticks_off()
-    left.yaxis.set_major_locator(MaxNLocator(6))
-    left.yaxis.set_major_formatter(ScalarFormatter())
-    left.set_xlabel("learning rate")
-    left.set_ylabel("test error (%)")
-    left.legend(frameon=False, fontsize="small")
-    for axis, (quantity, label) in zip(others, SIGNALS.values(), strict=True):
-        for init, width in ((STANDARD, 0.8), (NORMALIZED, 1.8)):
-            _densities(axis, bins[(bins["quantity"] == quantity) & (bins["init"] == init)], width)
-        axis.set_yscale("log")
-        axis.set_xlabel(label)
-    others[0].set_ylabel("density")
-    for axis in (left, *others):
+    grid = figure.add_gridspec(2, 3, width_ratios=[1.15, 1, 1])
+    _draw_errors(figure.add_subplot(grid[:, 0]), cells)
+    for column, (quantity, label) in enumerate(SIGNALS.values(), start=1):
+        bottom = figure.add_subplot(grid[1, column])
+        top = figure.add_subplot(grid[0, column], sharex=bottom, sharey=bottom)
+        for axis, (init, name) in zip((top, bottom), INITS.items(), strict=True):
+            _draw_densities(axis, bins[(bins["quantity"] == quantity) & (bins["init"] == init)])
+            axis.set_yscale("log")
+            axis.minorticks_off()
+            axis.set_title(f"{name} init", fontsize="small")
+            axis.set_ylabel("density")
+        top.tick_params(labelbottom=False)
+        bottom.set_xlabel(label)
+    lines = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside upper right", ncols=3, frameon=False, fontsize="small")
+    for axis in figure.axes:
         sns.despine(ax=axis)
     return {"glorot2010": figure}
 
 
-def _densities(axis: Axes, bins: pd.DataFrame, linewidth: float) -> None:
-    for number, (_, rows) in enumerate(bins.groupby("layer")):
+def _draw_errors(axis: Axes, cells: pd.DataFrame) -> None:
+    """Draw the test error of each init by learning rate."""
+    for init, name in INITS.items():
+        groups = cells[cells["init"] == init].groupby("lr")["error"]
+        axis.errorbar(groups.mean().index, 100 * groups.mean(), yerr=100 * groups.sem(),
+                      markersize=3.5, label=name, **INIT_STYLES[init])  # fmt: skip
+    best = best_rates(cells.rename(columns={"error": "loss"}), ["init"])
+    axis.set_title(
+        "best rate: " + ", ".join(f"{INITS[r.init]} {r.lr:g}" for r in best.itertuples()),
+        fontsize="x-small",
+    )
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xticks(rates := sorted(cells["lr"].unique()), [f"{rate:g}" for rate in rates])
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(MaxNLocator(6))
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("test error (%)")
+    axis.legend(frameon=False, fontsize="small")
+
+
+def _draw_densities(axis: Axes, bins: pd.DataFrame) -> None:
+    """Draw the density of one signal in three layers."""
+    for style, layer in zip(LAYER_STYLES, _shown_layers(bins), strict=False):
+        rows = bins[bins["layer"] == layer]
         finite = rows[np.isfinite(rows["left"]) & (rows["right"] > rows["left"])]
         width = finite["right"] - finite["left"]
         density = finite["count"] / (finite["count"].sum() * width)
-        style = {"color": PALETTE[number], "linestyle": DASHES[number % len(DASHES)]}
-        axis.plot((finite["left"] + finite["right"]) / 2, density, linewidth=linewidth, **style)
+        axis.plot((finite["left"] + finite["right"]) / 2, density, linewidth=1.3,
+                  label=f"layer {layer}", **style)  # fmt: skip
 
 
 STUDY = ScoredStudy(

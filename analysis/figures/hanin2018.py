@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.figures.query import select
 from analysis.figures.style import PALETTE
@@ -117,12 +121,12 @@ def caption(tables: Tables) -> str:
     rates = sorted(cells["lr"].dropna().unique())
     return (
         "ReLU networks of constant width under He's init. beta: sum of 1/width over the hidden "
-        f"layers. Left: steps until the test error is {ERROR:.0%} on MNIST "
+        f"layers. Left: steps until the test error is {100 * ERROR:.0f} % on MNIST "
         f"({setting['data.n_train']:,.0f} images, batches of {setting['train.batch_size']:.0f}), "
         f"at the fastest learning rate of {', '.join(f'{rate:g}' for rate in rates)}; "
         f"{2 * setting['train.steps']:,.0f} means not within {setting['train.steps']:,.0f}. "
         "Middle: variance over draws of the log length of a layer's activations, for one Gaussian "
-        f"image. Right: mean length at width 64. Symbols: mean over n = {n} seeds (of "
+        f"image. Right: mean length at width 64, by init. Symbols: mean over n = {n} seeds (of "
         f"{setting['draws']:.0f} draws each); bars: their range."
     )
 
@@ -137,16 +141,22 @@ def figures(tables: Tables) -> dict[str, Figure]:
     for axis, rows, name in ((left, fastest, "steps"), (middle, _rows(cells, LENGTHS), "var_log")):
         for number, (width, of_width) in enumerate(rows.groupby("width")):
             _draw(axis, of_width, "beta", name, number, f"width {width:.0f}")
-        axis.set_xscale("log", base=2)
+        axis.set_xscale("log")
         axis.set_xlabel(r"$\beta$ (sum of 1 / width)")
-    left.set_yscale("log", base=2)
+    left.set_yscale("log")
+    _plain_ticks(left.xaxis, sorted(fastest["beta"].unique()))
+    _plain_ticks(middle.xaxis, (0.01, 0.1, 1))
+    last = 2 * int(tables["setting"]["train.steps"].iloc[0])
+    _plain_ticks(left.yaxis, [last / 2**k for k in range(int(np.log2(last)))])
     left.set_ylabel("steps to 20 % error")
     middle.set_ylabel("variance of log length")
     lengths = cells[(cells["kind"] == LENGTHS) & (cells["width"] == 64)]
     for number, (init, rows) in enumerate(lengths.groupby("init")):
         _draw(right, rows, "depth", "mean", number, LABELS.get(str(init), str(init)))
-    right.set_xscale("log", base=2)
+    right.set_xscale("log")
+    _plain_ticks(right.xaxis, sorted(lengths["depth"].unique()))
     right.set_yscale("log")
+    right.minorticks_off()
     right.set_xlabel("layer")
     right.set_ylabel("mean length")
     for axis in (left, middle, right):
@@ -156,6 +166,13 @@ def figures(tables: Tables) -> dict[str, Figure]:
             )
         sns.despine(ax=axis)
     return {"hanin2018": figure}
+
+
+def _plain_ticks(axis: Axis, ticks: Sequence[float]) -> None:
+    """Put these ticks on a logarithmic axis, labeled with plain numbers; its range stays."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw(axis: Axes, rows: pd.DataFrame, x: str, y: str, number: int, label: str) -> None:

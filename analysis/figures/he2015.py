@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from analysis.figures.style import PALETTE
@@ -99,7 +100,9 @@ def figures(tables: Tables) -> dict[str, Figure]:
         axes[2].plot(rows["layer"], rows["value"], **style)
     axes[2].set_yscale("log")
     axes[2].set_xlabel("layer")
-    axes[2].set_title("squared gradient", fontsize="medium")
+    axes[2].set_ylabel("second moment of the gradient")
+    axes[2].set_title(f"{depths[-1]:.0f} weight layers", fontsize="medium")
+    sns.despine(ax=axes[2])
     return {"he2015": figure}
 
 

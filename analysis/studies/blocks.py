@@ -27,7 +27,7 @@ class Stamp:
     command, commit, date
         Command that wrote the block, commit of its code, and day.
     inputs
-        Digest of what a study's block depends on; empty for other blocks.
+        Digest of what a study's block or the overview depends on; empty for other blocks.
     """
 
     command: str = ""

@@ -9,7 +9,6 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,13 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from analysis.predictions import predict_cell
 from analysis.settings import Setting, group_settings
 from analysis.studies.blocks import publish
-from analysis.studies.tables import markdown_table
+from analysis.studies.detection_tables import markdown
 from analysis.theory_comparison import TheoryComparison
 from analysis.verdicts import LayerSummaries, judge, summarize_layers
 from experiments.config.catalog import ConfigCatalog, config_loader
@@ -33,7 +31,6 @@ from experiments.inputs import prepared, probe_images
 from experiments.schema import build_cell
 from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
-from experiments.sweep.provenance import code_version
 from experiments.sweep.request import parse_request
 from fanin.errors import FaninError
 from fanin.inits import Init, initialize, weight_layers
@@ -55,7 +52,6 @@ ERRORS = (0.0, 0.05, 0.1, 0.2)  # relative errors of the weight variance
 DRAWS = (16, 64, 256, 1024)
 MARGINS = (1.25, 1.1, 1.05, 1.02)  # the demo's, the check's default, and two smaller ones
 QUANTITIES = ("preact_m2", "preact_var", "vjp_m2")
-REACHED = (0.5, 0.95)
 MEAN = -1  # `image` of the mean over the probe set
 
 
@@ -291,72 +287,6 @@ def _cases(measured: Sequence[Measured]) -> Iterator[tuple[float, int | None]]:
                 yield error, number
 
 
-def markdown(detected: pd.DataFrame, measured: Sequence[Measured]) -> str:
-    """Format the detection rates as Markdown."""
-    margins = list(dict.fromkeys(detected.margin))
-    layers = ", ".join(f"{m.label} ({m.layer_name})" for m in measured)
-    sizes = detected[detected.margin == margins[0]].groupby(["error", "draws"]).size()
-    rows = []
-    for (error, draws), group in detected.groupby(["error", "draws"]):
-        cells = [f"{error:.0%}", str(draws), str(sizes[error, draws])]
-        rows.append([*cells, *(_rate(group[group.margin == m], error) for m in margins)])
-    header = ["error", "draws", "sweeps", *(f"margin {margin:g}" for margin in margins)]
-    return "\n\n".join(
-        [
-            f"Settings (wrong layer): {layers}. Commit {code_version()}, "
-            f"{datetime.now(UTC).date().isoformat()}.",
-            "Share of checked sweeps in which the wrong layer disagrees. In the rows of error 0 %, "
-            "no layer is wrong, and the share is that of sweeps in which some layer disagrees. In "
-            "parentheses: Wilson's 95 % interval.",
-            markdown_table(header, rows),
-            "Smallest of these numbers of draws at which the wrong layer disagrees in 50 % / in "
-            "95 % of the sweeps (-: none of them). This table leaves out settings in which the "
-            "error changes the layer's moment by less than half of itself, because biases "
-            "dominate the moment.",
-            _reached_table(detected, margins),
-            "By setting, with the largest number of draws that gives several sweeps per setting "
-            f"({_by_setting_draws(detected)}). Moment: change of the wrong layer's `preact_m2`.",
-            _setting_table(detected, margins),
-        ]
-    )
-
-
-def _rate(group: pd.DataFrame, error: float) -> str:
-    hits = group.at_layer if error else group.anywhere
-    interval = stats.binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return f"{hits.mean():.0%} ({interval.low:.0%} to {interval.high:.0%})"
-
-
-def _reached_table(detected: pd.DataFrame, margins: Sequence[float]) -> str:
-    seen = detected[(detected.error > 0) & (detected.change > 1 + detected.error / 2)]
-    rates = seen.groupby(["error", "margin", "draws"]).at_layer.mean()
-    rows = []
-    for error in rates.index.unique("error"):
-        cells = []
-        for margin in margins:
-            by_draws = rates[error, margin]
-            reached = [by_draws[by_draws >= share].index.min() for share in REACHED]
-            cells.append(" / ".join("-" if np.isnan(n) else f"{n:.0f}" for n in reached))
-        rows.append([f"{error:.0%}", *cells])
-    return markdown_table(["error", *(f"margin {margin:g}" for margin in margins)], rows)
-
-
-def _by_setting_draws(detected: pd.DataFrame) -> int:
-    sizes = detected[detected.error == 0].groupby("draws").size()
-    several = sizes[sizes > sizes.min()]
-    return int(several.index.max() if len(several) else sizes.index.max())
-
-
-def _setting_table(detected: pd.DataFrame, margins: Sequence[float]) -> str:
-    rows = []
-    selected = detected[(detected.draws == _by_setting_draws(detected)) & (detected.error > 0)]
-    for (setting, error), group in selected.groupby(["setting", "error"], sort=False):
-        shares = [f"{group[group.margin == m].at_layer.mean():.0%}" for m in margins]
-        rows.append([str(setting), f"{error:.0%}", f"{group.change.iloc[0] - 1:+.1%}", *shares])
-    header = ["setting", "error", "moment", *(f"margin {margin:g}" for margin in margins)]
-    return markdown_table(header, rows)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw networks with and without errors, check them, and write or print the table."""
     parser = argparse.ArgumentParser(
@@ -381,7 +311,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for setting, future in zip(settings, futures, strict=True):
                 measured.append(future.result())
                 print(f"measured {setting.label}", flush=True)
-        publish(markdown(detect(measured), measured), args.write, NAME)
+        layers = [f"{m.label} ({m.layer_name})" for m in measured]
+        publish(markdown(detect(measured), layers), args.write, NAME)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from analysis.scoring.inputs import SHARED_CODE, SWEEPS, module_files, scored_sweeps
 from analysis.scoring.summary import summary_path
 from analysis.studies.blocks import Block, read_blocks
-from analysis.studies.reproductions import block_inputs
+from analysis.studies.reproductions import OVERVIEW, block_inputs, overview_inputs
 from experiments.sweep.provenance import REPOSITORY, git
 
 DOCS = REPOSITORY / "docs"
@@ -21,8 +21,8 @@ MODULE = re.compile(r"-m (analysis\.[\w.]+)")
 def problems(block: Block) -> Iterator[str]:
     """Yield what is wrong with a block's provenance.
 
-    It lacks its command, commit or date; its commit is not in the history; or its study's YAML,
-    module or summary, or the scoring code, changed since.
+    It lacks its command, commit or date; its commit is not in the history; or the YAML, module or
+    summary of its study (for the overview: of any publication), or the scoring code, changed since.
     """
     stamp = block.stamp
     for name in ("command", "commit", "date"):
@@ -31,6 +31,8 @@ def problems(block: Block) -> Iterator[str]:
     commit = stamp.commit.partition("+")[0]
     if commit and git("merge-base", "--is-ancestor", commit, "HEAD") is None:
         yield f"commit {commit} is not in the history"
+    if block.name == OVERVIEW and stamp.inputs != overview_inputs():
+        yield "the YAML, module or summary of a study changed since; write the block again"
     if block.name in scored_sweeps() and stamp.inputs != block_inputs(block.name):
         yield "YAML, module, summary or scoring changed since; write the block again"
 

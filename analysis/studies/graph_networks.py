@@ -240,32 +240,33 @@ def _count_zeros(
 
 def markdown(results: Sequence[CaseResult]) -> str:
     """Format all cases as Markdown."""
-    header = ["network", "width", "draws", "direction", "moments"]
-    header += [f"worst, {WIDE} channels or more", "tensor", "worst of all", "tensor", "coverage"]
-    rows = []
+    header = ["network", "width", "direction", "moments", "worst", "tensor"]
+    wide_rows, rows = [], []
     for result in results:
         for width in CASES[result.title].widths:
             entries = [entry for entry in result.entries if entry.width == width]
             for direction, is_backward in (("forward", False), ("backward", True)):
                 chosen = [e for e in entries if (e.quantity in BACKWARD) == is_backward]
                 wide = [e for e in chosen if e.channels >= WIDE]
-                rows.append(
-                    [
-                        *(result.title, f"{width}", f"{result.draws}", direction),
-                        *(f"{len(chosen)}", *_worst(wide), *_worst(chosen)),
-                        _coverage(chosen, result.draws),
-                    ]
-                )
+                name = [result.title, f"{width}", direction]
+                wide_rows.append([*name, f"{len(wide)}", *_worst(wide)])
+                coverage = _coverage(chosen, result.draws)
+                rows.append([*name, f"{len(chosen)}", *_worst(chosen), coverage])
+    draws = " or ".join(f"{n}" for n in sorted({result.draws for result in results}))
     zeros = [f"{r.title}: {r.zeros}" for r in results if r.zeros]
     parts = [
-        "Measured / predicted, mean over the images, in the tensor in which it is furthest from 1;"
-        " in brackets its standard error. Coverage: share of the draws inside the 95 % interval"
-        " that theory `finite_width` fits to drawn networks, here to the other half of the draws.",
-        markdown_table(header, rows),
+        f"Measured / predicted of {draws} draws, mean over the images, in the tensor in which it is"
+        " furthest from 1 (worst); in brackets its standard error. Coverage: share of the draws"
+        " inside the 95 % interval that theory `finite_width` fits to drawn networks, here to the"
+        " other half of the draws.",
+        f"Tensors of {WIDE} channels or more:",
+        markdown_table(header, wide_rows),
+        "All tensors:",
+        markdown_table([*header, "coverage"], rows),
         "Moments that are 0 in the prediction and in all draws: " + "; ".join(zeros) + "."
         if zeros
         else "",
-        "Cost of the prediction, on one core:",
+        "Cost of the prediction, on one core. Points: of the largest field.",
         _costs(results),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -286,8 +287,8 @@ def _coverage(entries: Sequence[Entry], draws: int) -> str:
 
 
 def _costs(results: Sequence[CaseResult]) -> str:
-    header = ["network", "images", "points of the largest field", "method", "repeats"]
-    header += ["CPU time, s", "wall time, s", "peak memory, GiB", "commit"]
+    header = ["network", "images", "points", "method", "repeats", "CPU s", "wall s"]
+    header += ["peak GiB", "commit"]
     rows = [
         [
             *(r.title, f"{CASES[r.title].images}", f"{r.cost.points}", r.cost.method),

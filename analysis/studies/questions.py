@@ -6,7 +6,6 @@ python -m analysis.studies.questions --write docs
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from analysis.studies.blocks import publish
 from analysis.studies.reproductions import (
     FIGURES,
     Section,
+    alt_text,
     block_inputs,
     claims_table,
     closing_paragraphs,
@@ -36,7 +36,7 @@ def page(section: Section) -> str:
         return f"The study of this question has not run yet. Planned: {details}."
     n_held = sum(claim.verdict == "reproduced" for claim in section.claims)
     (name, text), *_ = captioned_figures(section)
-    image = f"![{section.main_statement}](../{FIGURES}/{name}.png)"
+    image = f"![{alt_text(text)}](../{FIGURES}/{name}.png)"
     counts = f"{n_held} of {len(section.claims)} tested claims hold; see all {details}."
     return "\n\n".join([image, f"*{text}*", counts])
 
@@ -53,7 +53,7 @@ def _paragraphs(section: Section) -> Iterator[str]:
     sizes = section.scoring.sizes
     yield f"Sizes in the question: {sizes['theirs']}. Ours: {sizes['ours']}."
     for name, text in captioned_figures(section)[1:]:
-        yield f"![{re.split('[:.(]', text)[0].strip()}](../../{FIGURES}/{name}.png)"
+        yield f"![{alt_text(text)}](../../{FIGURES}/{name}.png)"
         yield f"*{text}*"
     yield from closing_paragraphs(section)
 

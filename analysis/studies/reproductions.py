@@ -108,11 +108,21 @@ def _paragraphs(section: Section) -> Iterator[str]:
     yield f"{link_papers(section.source)}. {section.main_statement} **{verdict}.**"
     if summary is not None:
         study = scored_study(name)
-        yield f"![{section.main_statement}]({FIGURES}/{name}.png)"
-        yield f"*{study.caption(summary.tables)}*"
+        caption = study.caption(summary.tables)
+        yield f"![{alt_text(caption)}]({FIGURES}/{name}.png)"
+        yield f"*{caption}*"
     yield claims_table(section)
     yield f"Sizes: theirs: {scoring.sizes['theirs']}. Ours: {scoring.sizes['ours']}."
     yield from closing_paragraphs(section)
+
+
+def alt_text(caption: str) -> str:
+    """Return the beginning of a caption, up to its first period, colon or parenthesis.
+
+    >>> alt_text("Tanh networks, sigma_b = 0.3 (see the table). Left: second moment.")
+    'Tanh networks, sigma_b = 0.3'
+    """
+    return re.split(r"[.:](?:\s|$)|\(", caption)[0].strip()
 
 
 def closing_paragraphs(section: Section) -> Iterator[str]:
@@ -172,14 +182,20 @@ def criteria_text(section: Section) -> str:
 
 
 def provenance(summary: Summary) -> str:
-    """Return the command, commit, date, cells and versions of a run."""
+    """Return the command, commit, date, cells and versions of a run, and later changes."""
     about = summary.about
     tree = "clean tree" if about["clean"] else "uncommitted changes"
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    changed = ""
+    if about["inputs"] != inputs_digest(summary.name):
+        changed = (
+            " The study's YAML or module changed after this summary was made; the claims and "
+            "figures use the present version."
+        )
     return (
         f"`{about['command']}` at commit {about['commit']} ({tree}), {about['date']}: "
         f"{about['n_cells']:,} cells, seeds {', '.join(map(str, about['seeds']))}, "
-        f"{about['seconds'] / 60:.0f} min of training; {versions}."
+        f"{about['seconds'] / 60:.0f} min of training; {versions}.{changed}"
     )
 
 
@@ -201,6 +217,12 @@ def block_inputs(name: str, folder: Path = FOLDER) -> str:
     if not path.is_file():
         return inputs
     return f"{inputs}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+
+
+def overview_inputs(folder: Path = FOLDER) -> str:
+    """Return a digest of what the table of all studies depends on."""
+    inputs = " ".join(block_inputs(name, folder) for name in publications())
+    return hashlib.sha256(inputs.encode()).hexdigest()[:12]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -227,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.write and section.summary is not None:
                 save_figures(section.summary, args.write.parent / FIGURES)
         sections = [make_section(name, args.summaries) for name in publications()]
-        publish(overview(sections), args.write, OVERVIEW)
+        publish(overview(sections), args.write, OVERVIEW, overview_inputs(args.summaries))
 
 
 def save_figures(summary: Summary, folder: Path) -> None:

@@ -66,7 +66,7 @@ def caption(tables: Tables) -> str:
         f"{rates}, mean over n = {n} seeds; in brackets, the smallest and the largest.\n\n"
         "Share of channels that are zero for every image, by layer, in plain ReLU networks with "
         f"He's init, before training: mean over n = {n} seeds of {draws(DEPTH)}; bars: range over "
-        "seeds."
+        f"seeds.{_one_series_note(tables['dead'])}"
     )
 
 
@@ -143,6 +143,7 @@ def _outputs_figure(cells: pd.DataFrame) -> Figure:
     right.set_yscale("log")
     right.set_xticks([3, 9, 27])
     right.set_xlabel("number of layers", fontsize="small")
+    right.set_ylabel("outputs (root mean square)", fontsize="small")
     for axis in (left, right):
         axis.minorticks_off()
         axis.tick_params(labelsize="small")
@@ -214,21 +215,60 @@ def _accuracy_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def _is_one_series(dead: pd.DataFrame) -> bool:
+    """Return True if the networks of all depths agree in the layers that they share.
+
+    The draws of a layer's weights depend on its name only, so a shallow network is the beginning
+    of a deep one.
+    """
+    spread = dead.groupby(["seed", "layer"])["value"].agg(np.ptp)
+    return bool((spread < 1e-9).all())
+
+
+def _one_series_note(dead: pd.DataFrame) -> str:
+    """Say which networks the figure of dead channels shows, if one curve stands for all depths."""
+    depths = sorted(dead["depth"].unique())
+    if len(depths) < 2 or not _is_one_series(dead):
+        return ""
+    *others, deepest = (f"{depth:.0f}" for depth in depths)
+    return (
+        f" The curve is that of {deepest} layers; networks of {' and '.join(others)} layers have "
+        "the same weights in the layers that they share with it, hence the same values. Dotted "
+        "lines: last hidden layer of each network."
+    )
+
+
 def _dead_figure(dead: pd.DataFrame) -> Figure:
-    """Draw the share of dead channels by layer, a line per depth."""
+    """Draw the share of dead channels by layer, and mark the last hidden layer of each depth."""
     figure = Figure(figsize=DEAD_SIZE, layout="constrained")
     axis = figure.subplots()
-    for style, (depth, rows) in zip(MOMENT_STYLES.values(), dead.groupby("depth"), strict=False):
+    shown = dead
+    if _is_one_series(dead):
+        shown = dead[dead["depth"] == dead["depth"].max()]
+        for depth in sorted(dead["depth"].unique()):
+            axis.axvline(depth - 1, color="0.4", linewidth=0.8, linestyle=":", zorder=0)
+            axis.annotate(f"{depth:.0f} layers", (depth - 1, 1), xytext=(-2, -2), rotation=90,
+                          xycoords=axis.get_xaxis_transform(), textcoords="offset points",
+                          ha="right", va="top", fontsize="x-small")  # fmt: skip
+    groups_of_depth = shown.groupby("depth")
+    for style, (depth, rows) in zip(MOMENT_STYLES.values(), groups_of_depth, strict=False):
         groups = rows.groupby("layer")["value"]
         mean = groups.mean()
         error = [mean - groups.min(), groups.max() - mean]
         axis.errorbar(
-            mean.index, mean, yerr=error, ms=3, lw=1, label=f"{depth:.0f} layers", **style
+            mean.index,
+            mean,
+            yerr=error,
+            ms=3,
+            lw=1,
+            label=f"{depth:.0f} layers",
+            clip_on=False,
+            **style,
         )
     axis.set_xlabel("layer", fontsize="small")
     axis.set_ylabel("share of dead channels", fontsize="small")
     axis.set_ylim(0, None)
-    if axis.get_legend_handles_labels()[0]:
+    if len(groups_of_depth) > 1:
         axis.legend(frameon=False, fontsize="x-small")
     sns.despine(ax=axis)
     return figure

@@ -23,13 +23,13 @@ from analysis.figures.study import (
     launch_record,
     study_factory,
 )
-from analysis.scoring.inputs import publications, questions, scored_sweeps
+from analysis.scoring.inputs import inputs_digest, publications, questions, scored_sweeps
 from analysis.scoring.scored_study import registered_scoring, scored_study
 from analysis.scoring.summary import CELLS, MAX_BYTES, Summary, read_summary, write_summary
 from analysis.studies import questions as question_pages
 from analysis.studies import reproductions, summarize
 from analysis.studies.questions import APPENDIX, PAGES
-from analysis.studies.reproductions import OVERVIEW
+from analysis.studies.reproductions import OVERVIEW, alt_text
 from fanin.errors import FaninError
 
 STUDIES = scored_sweeps()
@@ -185,7 +185,11 @@ def summary_of(results: Results, sweep: str) -> Summary:
     about = {
         **{"command": "fanin run", "commit": "12ab", "clean": True, "date": "2026-11-30"},
         **{"n_cells": len(results.cells), "seeds": [0, 1], "versions": {"torch": "2"}},
-        **{"seconds": 60.0, "scoring": launch_record(results)["scoring"]},
+        **{
+            "seconds": 60.0,
+            "inputs": inputs_digest(sweep),
+            "scoring": launch_record(results)["scoring"],
+        },
     }
     return Summary(sweep, scored_study(sweep).summarize(results), about)
 
@@ -227,6 +231,7 @@ def test_page_and_figures_are_made_from_the_summary_alone(
     assert study.caption(written.tables) in text
     assert "`fanin run` at commit 12ab (clean tree), 2026-11-30" in text
     linked = re.findall(r"\]\((figures/\S+\.png)\)", text)
+    assert f"![{alt_text(study.caption(written.tables))}](" in text
     assert linked == [f"figures/{sweep}.png"]
     assert (page.parent / linked[0]).stat().st_size > 1000
 
@@ -257,6 +262,7 @@ def test_a_question_has_a_page_with_one_figure_and_an_appendix_with_the_others(
         assert claim.claim.statement in appendix.read_text()
     captions = study.caption(written.tables).split("\n\n")
     assert f"*{captions[0]}*" in page.read_text()
+    assert f"![{alt_text(captions[0])}](" in page.read_text()
     assert all(f"*{text}*" in appendix.read_text() for text in captions[1:])
 
 

@@ -16,10 +16,10 @@ from analysis.studies.detection_power import (
     detect,
     draw_moments,
     main,
-    markdown,
     measure_setting,
     sweep_settings,
 )
+from analysis.studies.detection_tables import markdown
 from analysis.studies.draws import measure_draws
 from experiments.schema import build_cell
 from fanin.errors import FaninError
@@ -84,11 +84,31 @@ def test_batches_are_disjoint(measured: Measured) -> None:
 
 
 def test_the_tables_give_rates_and_the_draws_at_which_they_are_reached(measured: Measured) -> None:
-    text = markdown(detect([measured], draws=[16, 128], margins=[1.1, 8.0]), [measured])
+    detected = detect([measured], draws=[16, 128], margins=[1.1, 8.0])
+    text = markdown(detected, ["tiny (conv1)"])
     assert "tiny (conv1)" in text
-    assert "| 300% | 16 | 8 | 100% (" in text
+    assert "| 300% | 16 | 8 | 100% (100% to 100%)" in text
     assert "| 300% | 16 / 16 | - / - |" in text
-    assert "| tiny | 300% | +300.0% | 100% |" in text
+    assert "| tiny | 300% | +300.0% | 100% (68% to 100%)" in text  # Wilson's interval of 8 of 8
+
+
+def test_power_is_by_setting_and_disagreements_without_an_error_are_counted() -> None:
+    """An error that is found in one of two settings is not one with a power of 50 %."""
+    rows = [
+        {"error": error, "draws": draws, "margin": 1.1, "setting": setting, "change": 1 + error,
+         "at_layer": setting == "visible", "anywhere": setting == "visible" or number == alarm}
+        for draws, alarm in ((16, None), (64, 2))
+        for number in range(4 if draws == 64 else 1)
+        for error, setting in ((0.0, ""), (0.1, "visible"), (0.1, "hidden"))
+    ]  # fmt: skip
+    text = markdown(pd.DataFrame(rows), ["visible (conv1)", "hidden (conv1)"])
+    assert "disagrees in 0 of 1 sweeps with 16 draws and 1 of 4 sweeps with 64 draws" in text
+    assert (
+        "With margin 1.1 and 64 draws, an error of 10 % is found in every sweep of 1 setting and "
+        "in no sweep of 1 setting (hidden)." in text
+    )
+    assert "| 10% | 64 | 8 | 50% (0% to 100%) |" in text
+    assert "| 0% | 64 | 4 | 25% (5% to 70%) |" in text
 
 
 def test_the_settings_are_those_of_the_demo() -> None:

@@ -10,7 +10,8 @@ import pytest
 from analysis.scoring.inputs import inputs_digest, scored_sweeps
 from analysis.studies import docs_status
 from analysis.studies.blocks import Block, Stamp, read_blocks
-from analysis.studies.docs_status import DOCS, block_inputs, problems, status_line
+from analysis.studies.docs_status import DOCS, problems, status_line
+from analysis.studies.reproductions import OVERVIEW, block_inputs, overview_inputs
 from experiments.sweep.provenance import git
 
 HAS_HISTORY = (git("rev-parse", "--is-shallow-repository") or "").strip() == "false"
@@ -56,6 +57,18 @@ def test_each_problem_is_named(block: Block, changed: dict[str, str], problem: s
     (found,) = problems(replace(block, stamp=replace(block.stamp, **changed)))
     assert found.startswith(problem)
     assert problem in status_line(replace(block, stamp=replace(block.stamp, **changed)))
+
+
+@needs_history
+def test_the_overview_is_old_if_a_study_changed(
+    block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = replace(block.stamp, inputs=overview_inputs())
+    overview = replace(block, name=OVERVIEW, stamp=stamp)
+    assert list(problems(overview)) == []
+    monkeypatch.setattr("analysis.studies.reproductions.inputs_digest", lambda name: "0123")
+    (found,) = problems(overview)
+    assert found.startswith("the YAML, module or summary of a study changed since")
 
 
 @needs_history
