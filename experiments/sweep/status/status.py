@@ -298,7 +298,11 @@ def compute_status(
         cell_seconds, measured = estimate_cell_seconds(
             snapshot.results, planned.kinds, planned.seconds
         )
-        progress = {cell_id: cell.progress for cell_id, cell in running.items()}
+        workers = [
+            {cell.cell_id: cell.progress for cell in journal.started}
+            for journal in active
+            if journal.started
+        ]
         waiting = [
             cell_id for cell_id, state in states.items() if state in ("missing", "interrupted")
         ]
@@ -306,12 +310,12 @@ def compute_status(
         # rate.
         if jobs is None:
             seconds_left = estimate_seconds_left(
-                cell_seconds, measured, finished, progress, waiting, elapsed
+                cell_seconds, measured, finished, workers, waiting, elapsed
             )
         elif measured:
             parallel = max(jobs.total("running"), 1)
             seconds_left = estimate_seconds_left(
-                cell_seconds, measured, [], progress, waiting, elapsed, parallel
+                cell_seconds, measured, [], workers, waiting, elapsed, parallel
             )
         cells_per_minute = 60 * len(finished) / elapsed if finished and elapsed > 0 else None
     code_versions = _count(result.code for result in ended.values())
