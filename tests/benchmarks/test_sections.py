@@ -116,6 +116,28 @@ def test_stacks_are_compared_with_serial_training():
     assert engines.short_table(records).rows == (("linear", "2.50", "2.50"),)
 
 
+@pytest.mark.parametrize("measure", [engines.serial_seconds, engines.stacked_seconds])
+def test_the_start_and_end_of_a_training_do_not_count_as_steps(measure, monkeypatch):
+    now = [0.0]
+
+    def train(steps):
+        now[0] += 100.0 + steps
+
+    def train_stacked(cells, progress):
+        train(sum(cells))
+        return cells
+
+    def specs(overrides, cells):
+        (steps,) = (int(text.removeprefix("train.steps=")) for text in overrides)
+        return [steps] * cells
+
+    monkeypatch.setattr(engines, "specs", specs)
+    monkeypatch.setattr(engines, "train", lambda steps, progress: train(steps))
+    monkeypatch.setattr(engines, "train_stacked", train_stacked)
+    monkeypatch.setattr("benchmarks.sections.engines.time.process_time", lambda: now[0])
+    assert measure((), 3, 7) == 7.0
+
+
 def test_probing_is_the_time_of_all_draws_without_the_one_that_training_needs():
     times = {"draws and probe": [0.3, 0.5], "one draw": [0.1, 0.1], "training": [2.0, 2.0]}
     record = {"model": "mlp", "shape": "1x8x8", "steps": 3, "seconds": times}
