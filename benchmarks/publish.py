@@ -30,7 +30,7 @@ TITLES = {
 CAPTIONS = {
     "sweep": "Time of a whole sweep with other tools, relative to fanin.",
     "overhead": "Time of each operation against the number of cells.",
-    "training": "Speed of fanin's training step relative to the plain loop.",
+    "training": "Speed of fanin's training step relative to plain loops, by model.",
     "engines": "Speed of stacked relative to serial training against the number of cells.",
     "probing": "Time of probing relative to training, by model.",
     "certificate": "Time of certify and of drawing networks by depth, width and image side.",

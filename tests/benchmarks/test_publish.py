@@ -44,8 +44,8 @@ def test_pages_and_plots_are_written_from_the_results_of_one_section(tmp_path):
     RESULT.save(tmp_path / "results")
     paths = publish.write_pages(tmp_path / "results", tmp_path / "docs")
     page, appendix, plot = paths
-    assert "1.5 (mlp) to 1.5 (mlp) times as fast as in a plain PyTorch loop" in page.read_text()
-    assert "| mlp | 1.50 | 50 | bandwidth |" in page.read_text()
+    assert "1.50 (mlp) to 1.50 (mlp) times the speed of the faster of two" in page.read_text()
+    assert "| mlp | 1 | 1.50 | 1.50 |  | 50 | bandwidth |" in page.read_text()
     assert "`python -m benchmarks --full` in 60 s, 2026-01-01: 2 cores, load 0.1 to 1.0" in (
         appendix.read_text()
     )

@@ -102,7 +102,21 @@ def test_training_is_compared_round_by_round():
     assert training.shares_of_limit(TRAINING) == pytest.approx([0.5, 0.5])
     assert training.limit_name(TRAINING) == "compute"  # 160 us in both rounds, against 150 us
     row = training.tables([TRAINING])[0].rows[0]
-    assert row[4:] == ("0.180", "1.75 (1.50 to 2.00)", "", "50 (50 to 50)", "compute")
+    assert row[4:] == ("0.180", *["1.75 (1.50 to 2.00)"] * 2, "", "50 (50 to 50)", "compute")
+
+
+def test_the_headline_compares_training_with_the_faster_loop():
+    times = {"fanin": [2e-3], "plain": [4e-3], "channels_last": [1.9e-3]}
+    slower = TRAINING | {"model": "resnet", "seconds_per_step": times}
+    rates = {"gemm_flops_per_second": [1e11], "bytes_per_second": [1e10]}
+    records = [TRAINING, slower | rates]
+    assert training.faster_loop(records[1]) == "channels_last"
+    text = training.answer(records)
+    assert "0.95 (resnet) to 1.75 (mlp) times the speed of the faster of two" in text
+    assert "it is slower in 1 of 2 models (resnet)" in text
+    assert "1.75 (mlp) to 2.00 (resnet) times the speed of the loop without" in text
+    assert training.short_table(records).rows[1][2:5] == ("0.95", "2.00", "0.95")
+    assert "slower" not in training.answer([TRAINING])
 
 
 def test_stacks_are_compared_with_serial_training():
