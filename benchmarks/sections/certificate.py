@@ -232,13 +232,14 @@ def short_table(records: Sequence[Record]) -> Table:
     rows = tuple(
         (
             record["theory"],
+            str(len(record["seconds"]["certify"])),
             f"{Summary.of(record['seconds']['certify']).median:.2f}",
             f"{Summary.of(record['memory_mb']).median:.0f}",
             relative(record).text(),
         )
         for record in base
     )
-    columns = ("theory", "certify, s", "memory, MB", "time of drawing networks relative to certify")
+    columns = ("theory", "n", "certify, s", "memory, MB", "time of drawing relative to certify")
     remark = (
         "Drawing networks has no systematic error, unlike the theories: of these, `he` has the "
         "largest, `finite_width` the smallest ([accuracy](theory.md#accuracy))."

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.cells import image_file, image_shape, specs
 from benchmarks.page import Table
-from benchmarks.samples import Summary, interleave, ratios
+from benchmarks.samples import Summary, interleave, ratios, rounds_text
 from benchmarks.section import Case, Mode, Record, Settings, by
 from experiments.training.loop import train, train_stacked
 
@@ -164,9 +164,10 @@ def short_table(records: Sequence[Record]) -> Table:
     rows = []
     for model in dict.fromkeys(record["model"] for record in records):
         found = {record["cells"]: record for record in by(records, model=model)}
-        ratios_ = [f"{speed_up(found[n]).median:.2f}" if n in found else "" for n in counts]
-        rows.append((model, *ratios_))
-    return Table("", ("model", *(f"{n} cells" for n in counts)), tuple(rows))
+        speeds = {n: speed_up(record) for n, record in found.items()}
+        medians = [f"{speeds[n].median:.2f}" if n in speeds else "" for n in counts]
+        rows.append((model, rounds_text(speed.n for speed in speeds.values()), *medians))
+    return Table("", ("model", "n", *(f"{n} cells" for n in counts)), tuple(rows))
 
 
 def answer(records: Sequence[Record]) -> str:

@@ -1,5 +1,6 @@
 """Each section runs in its smallest size and gives complete tables (times are not tested)."""
 
+import math
 from dataclasses import asdict
 
 import pytest
@@ -126,8 +127,8 @@ def test_stacks_are_compared_with_serial_training():
         {"model": "linear", "cells": 8, "steps": 4, "seconds_per_cell_step": times},
     ]
     assert engines.speed_up(records[0]).text() == "2.50 (2.00 to 3.00)"
-    assert engines.short_table(records).columns == ("model", "2 cells", "8 cells")
-    assert engines.short_table(records).rows == (("linear", "2.50", "2.50"),)
+    assert engines.short_table(records).columns == ("model", "n", "2 cells", "8 cells")
+    assert engines.short_table(records).rows == (("linear", "2", "2.50", "2.50"),)
 
 
 @pytest.mark.parametrize("measure", [engines.serial_seconds, engines.stacked_seconds])
@@ -190,6 +191,8 @@ def test_start_up_is_separated_from_the_time_per_cell():
     rows = {row[0]: row[1:] for row in overhead.tables(records)[2].rows}
     assert rows["launch"] == ("1.00", "1.00", "10.000")
     assert rows["hydra -m, basic"] == ("", "", "100.000")  # two sizes: no fit
+    columns = overhead.short_table(records).columns
+    assert columns[1:4] == ("10 cells (n=1)", "1,000 cells (n=1)", "10,000 cells (n=1)")
     text = overhead.answer(records)
     assert "after 2.5 s (`import torch` takes 1.1 s)" in text
     assert "costs 10.0 ms, with Hydra at least 100 ms" in text
@@ -206,3 +209,19 @@ def test_sweeps_are_compared_with_fanin():
     assert [row[4] for row in table.rows] == ["1.00", "4.00", "3.00", "2.00", "1.50"]
     assert table.rows[0][3] == "384"  # cells per minute
     assert "64 small CNNs on 6,400 MNIST images is 3.0 times" in sweep.answer([record])
+    assert sweep.answer([record]).endswith("bare process pool (one round).")
+    assert sweep.short_table([record]).columns[1] == "16 channels, 64 cells (n=1)"
+
+
+def test_the_grid_of_the_headline_runs_three_times_whatever_it_takes():
+    _, rounds, budget = max(sweep.SIZES["full"], key=lambda size: size[0].cells)
+    assert rounds >= 3
+    assert budget == math.inf
+
+
+def test_the_largest_sweep_is_planned_but_not_launched(tmp_path):
+    cases = overhead.cases(Settings("full", tmp_path, tmp_path, workers=None))
+    names = [case.name for case in cases]
+    assert "planning and store, 100,000 cells" in names
+    assert "launch, 10,000 cells" in names
+    assert "launch, 100,000 cells" not in names
