@@ -18,9 +18,9 @@ from rich.console import Console
 
 from benchmarks.machine import machine, versions
 from benchmarks.page import show
-from benchmarks.publish import write_pages
+from benchmarks.publish import full_minutes, write_pages
 from benchmarks.registry import NAMED_ONLY, SECTIONS, load_section, summaries
-from benchmarks.results import OUTPUT, QUIET_LOAD, STORED, Result, load_average
+from benchmarks.results import OUTPUT, QUIET_LOAD, STORED, Result, load_average, read_results
 from benchmarks.section import Case, Mode, Record, SectionModule, Settings, Workers
 from experiments.console import INTERRUPTED, exit_on_error
 from experiments.data_root import data_folder
@@ -203,8 +203,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("sections", nargs="*", metavar="SECTION", help="sections (default: all)")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="small sizes, under 3 minutes (default)")
-    size.add_argument("--full", action="store_true", help="all sizes, under 25 minutes")
+    size.add_argument("--quick", action="store_true", help="small sizes, a few minutes (default)")
+    minutes = full_minutes(read_results(STORED, SECTIONS))
+    took = "" if minutes is None else f"; took {minutes} minutes for docs/performance.md"
+    size.add_argument("--full", action="store_true", help=f"all sizes{took}")
     size.add_argument("--tiny", action="store_true", help="smallest sizes, to test the command")
     parser.add_argument(
         "--write",

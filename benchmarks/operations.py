@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from analysis.load import load
 from benchmarks.baselines import trivial
 from benchmarks.large_sweep import fill, fill_layers, planned
 from benchmarks.measure import ROOT, environment, python, timed
+from benchmarks.memory import peak_memory
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
 
@@ -80,11 +80,6 @@ def load_seconds(results: Path) -> tuple[float, float, int, int]:
     tables = load(SWEEP, results)
     seconds = time.perf_counter() - started
     return seconds, peak_memory(), len(tables.cells), len(tables.layers)
-
-
-def peak_memory() -> float:
-    """Return the largest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def command(name: str, results: Path) -> float:

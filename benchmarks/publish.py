@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,18 +31,18 @@ TITLES = {
 CAPTIONS = {
     "sweep": "Time of a whole sweep with other tools, relative to fanin.",
     "overhead": "Time of each operation against the number of cells.",
-    "training": "Speed of fanin's training step relative to the plain loop.",
+    "training": "Speed of fanin's training step relative to plain loops, by model.",
     "engines": "Speed of stacked relative to serial training against the number of cells.",
     "probing": "Time of probing relative to training, by model.",
     "certificate": "Time of certify and of drawing networks by depth, width and image side.",
 }
 GENERATED = "<!-- Written by `python -m benchmarks --page` from benchmarks/results/. -->"
 METHOD = """\
-Every comparison is a ratio of two times from one run: the competitors run in turn, in several
+Every comparison is a ratio of two times from one run: the competitors run in turn, in one or more
 rounds (*n*), and each round gives a ratio. Tables show the median, and the smallest and largest
-ratio in parentheses. Times of training, probing and certificates are CPU times of processes with
-one thread; those of whole commands are elapsed times. Measure on your own, idle machine, in under
-3 or 25 minutes:
+ratio in parentheses if *n* is larger than 1. Times of training, probing and certificates are CPU
+times of processes with one thread; those of whole commands are elapsed times. Measure on your own,
+idle machine{duration}:
 
     python -m benchmarks --quick
     python -m benchmarks --full --write     # also updates this page"""
@@ -71,11 +72,20 @@ def write_pages(folder: Path, docs: Path = DOCS) -> list[Path]:
 
 def short_page(results: Mapping[str, Result]) -> str:
     """Return docs/performance.md: the answers, then a small table and a plot for each section."""
-    answers = [f"- {load_section(name).answer(result.records)}" for name, result in results.items()]
+    code = main_code(results)
+    answers = [
+        f"- {load_section(name).answer(result.records)}{origin(result, code)}"
+        for name, result in results.items()
+    ]
     parts = [f"{GENERATED}\n\n# Performance", "\n".join(answers)]
-    if warning := preliminary({n: r for n, r in results.items() if n in CAPTIONS}):
+    if warning := preliminary(results):
         parts.append(warning)
-    parts += [METHOD, "[All measurements](appendix/performance.md): tables, methods, versions."]
+    minutes = full_minutes(results)
+    duration = "" if minutes is None else f" (`--full` took {minutes} minutes for this page)"
+    parts += [
+        METHOD.format(duration=duration),
+        "[All measurements](appendix/performance.md): tables, methods, versions.",
+    ]
     for name, result in results.items():
         table = load_section(name).short_table(result.records)
         if table is not None:
@@ -94,8 +104,14 @@ def long_page(results: Mapping[str, Result]) -> str:
         "before the command and after the section. Numbers in parentheses are the smallest and "
         "largest value.",
     ]
+    code = main_code(results)
     for name, result in results.items():
         parts += [f"## {TITLES[name]}", source(result)]
+        if result.code != code:
+            parts.append(
+                f"Most sections were measured at another commit ({code}). "
+                f"`python -m benchmarks --full --write {name}` measures this section now."
+            )
         parts += [markdown(table) for table in load_section(name).tables(result.records)]
     return "\n\n".join(parts) + "\n"
 
@@ -111,20 +127,50 @@ def source(result: Result) -> str:
     )
 
 
+def main_code(results: Mapping[str, Result]) -> str:
+    """Return the version of the code that measured most sections."""
+    return Counter(result.code for result in results.values()).most_common(1)[0][0]
+
+
+def origin(result: Result, code: str) -> str:
+    """Return commit, day and load of a result of another version of the code, else ""."""
+    if result.code == code:
+        return ""
+    commit, day, load = result.code, result.date, result.load[0]
+    return f" (Measured at another commit: {commit}, {day}, load average {load:.1f}.)"
+
+
+def full_minutes(results: Mapping[str, Result]) -> int | None:
+    """Return the duration of `--full` without section names; None if it is unknown."""
+    code = main_code(results) if results else ""
+    chosen = [results.get(name) for name in SECTIONS]
+    seconds = [
+        result.seconds
+        for result in chosen
+        if result is not None and (result.mode, result.code) == ("full", code)
+    ]
+    known = [value for value in seconds if value is not None]
+    return round(sum(known) / 60) if len(known) == len(SECTIONS) else None
+
+
 def preliminary(results: Mapping[str, Result]) -> str:
-    """Return a warning if results are from a small or a disturbed run, else an empty string."""
+    """Return a warning if results are from a small, disturbed or older run, else ""."""
     modes = sorted({result.mode for result in results.values()} - {"full"})
     load = max((result.load[0] for result in results.values()), default=0.0)
     reasons = []
     if modes:
         reasons.append(f"from a {' and a '.join(modes)} run with few repetitions")
     if load > QUIET_LOAD:
-        reasons.append(f"measured beside other programs (load average up to {load:.1f})")
+        reasons.append(f"from a run beside other programs (load average up to {load:.1f})")
+    if len({result.code for result in results.values()}) > 1:
+        reasons.append("from several versions of the code")
     if not reasons:
         return ""
+    named = " ".join(results) if set(results) & set(NAMED_ONLY) else ""
     return (
-        f"**Preliminary.** The numbers on this page are {', '.join(reasons)}. `python -m "
-        "benchmarks --full --write` on an idle machine replaces them."
+        f"**Preliminary.** Numbers on this page are {', '.join(reasons)}. "
+        f"`{f'python -m benchmarks --full --write {named}'.rstrip()}` on an idle machine replaces "
+        "them."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ class Result:
     load: tuple[float, float | None]
     seconds: float | None
     records: list[dict[str, Any]]
+
+    @property
+    def code(self) -> str:
+        """Version of fanin's code: the commit, and a digest if files differed from it."""
+        match = re.search(r"\bfanin ([^\s,]+)", self.versions)
+        return "unknown" if match is None else match[1]
 
     def save(self, folder: Path) -> Path:
         """Write the result to `folder/SECTION.json`, one line per field and per record."""

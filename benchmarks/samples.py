@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,18 @@ class Summary:
         """
         median, low, high = (number.format(value) for value in (self.median, self.low, self.high))
         return median if self.n == 1 else f"{median} ({low} to {high})"
+
+
+def rounds_text(counts: Iterable[int]) -> str:
+    """Return the number of rounds, or its smallest and largest value.
+
+    Examples
+    --------
+    >>> rounds_text([3, 3]), rounds_text([5, 1])
+    ('3', '1 to 5')
+    """
+    different = sorted(set(counts))
+    return " to ".join(str(n) for n in dict.fromkeys((different[0], different[-1])))
 
 
 def interleave(

@@ -15,8 +15,8 @@ from experiments.console import exit_on_error
 from experiments.parser import CommandParser
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import plural
+from experiments.sweep.status.launcher import Launcher, find_launcher
 from experiments.sweep.status.reader import StatusReader, find_sweep
-from experiments.sweep.status.status import Launcher, find_launcher
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError

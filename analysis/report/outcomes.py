@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from analysis.load import Results
 from analysis.report.cells import Column
 from experiments.config.groups import SEEDS
+from experiments.sweep.status.failures import Failure
 from experiments.sweep.status.format import plural
 from experiments.sweep.status.results import (
     best_lines,
@@ -19,7 +20,6 @@ from experiments.sweep.status.results import (
     diverged_lines,
     group_by_setting,
 )
-from experiments.sweep.status.status import Failure
 from experiments.sweep.store.tables import DONE, FAILED, read_states
 
 MAX_AXIS_VALUES = 12  # axes with more values are left out

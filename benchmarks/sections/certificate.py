@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.baselines.draw_networks import draw_moments
+from benchmarks.memory import peak_memory, reset_peak_memory
 from benchmarks.page import Table
 from benchmarks.samples import Summary, interleave, ratios
 from benchmarks.section import Case, Mode, Record, Settings
@@ -29,7 +27,6 @@ N_IMAGES = 2
 DRAWS_PER_ROUND = 10
 BUDGET = 12  # seconds after which no other round starts
 SMALLEST_SE = 0.01  # relative standard error to reach by drawing, if certify's is smaller
-MEMORY = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def measure(settings: Settings, network: Network, rounds: int, draws: int) -> Re
 def certify_once(network: Network) -> tuple[float, float, float]:
     """Return certify's CPU seconds, its peak memory in MB, and its relative standard error."""
     model, images = build(network)
-    before = _reset_peak_memory()
+    before = reset_peak_memory()
     started = time.process_time()
     certificate = certify(
         model,
@@ -136,7 +133,7 @@ def certify_once(network: Network) -> tuple[float, float, float]:
     )
     seconds = time.process_time() - started
     rows = certificate.frame.query("image == -1 and quantity == 'preact_m2'")
-    return seconds, _peak_memory() - before, float((rows.sampling_se / rows.value).max())
+    return seconds, peak_memory() - before, float((rows.sampling_se / rows.value).max())
 
 
 def draw_once(network: Network) -> float:
@@ -156,26 +153,6 @@ def build(network: Network) -> tuple[nn.Module, torch.Tensor]:
     shape = (1, network.side, network.side)
     images = torch.rand(N_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
     return Plain(network.depth, network.width).build(shape, 10, nn.ReLU), images
-
-
-def _reset_peak_memory() -> float:
-    """Set the kernel's peak of this process to its memory now; return that in MB (Linux)."""
-    _, clear = MEMORY
-    if not clear.exists():
-        return math.nan
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # glibc keeps freed memory, which would hide the growth
-    clear.write_text("5")
-    return _peak_memory()
-
-
-def _peak_memory() -> float:
-    status, _ = MEMORY
-    if not status.exists():
-        return math.nan
-    (peak,) = [row for row in status.read_text().splitlines() if row.startswith("VmHWM")]
-    return int(peak.split()[1]) / 1024
 
 
 # --- results ----------------------------------------------------------------------------------
@@ -255,13 +232,14 @@ def short_table(records: Sequence[Record]) -> Table:
     rows = tuple(
         (
             record["theory"],
+            str(len(record["seconds"]["certify"])),
             f"{Summary.of(record['seconds']['certify']).median:.2f}",
             f"{Summary.of(record['memory_mb']).median:.0f}",
             relative(record).text(),
         )
         for record in base
     )
-    columns = ("theory", "certify, s", "memory, MB", "time of drawing networks relative to certify")
+    columns = ("theory", "n", "certify, s", "memory, MB", "time of drawing relative to certify")
     remark = (
         "Drawing networks has no systematic error, unlike the theories: of these, `he` has the "
         "largest, `finite_width` the smallest ([accuracy](theory.md#accuracy))."

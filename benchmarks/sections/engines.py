@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.cells import image_file, image_shape, specs
 from benchmarks.page import Table
-from benchmarks.samples import Summary, interleave, ratios
+from benchmarks.samples import Summary, interleave, ratios, rounds_text
 from benchmarks.section import Case, Mode, Record, Settings, by
 from experiments.training.loop import train, train_stacked
 
@@ -62,7 +62,7 @@ def measure(settings: Settings, name: str, cells: int, repeats: int, seconds: fl
     call = settings.workers.call
 
     def run(function: Any, steps: int) -> float:
-        return float(call(FANIN, function, (*overrides, f"train.steps={steps}"), cells))
+        return float(call(FANIN, function, overrides, cells, steps))
 
     run(stacked_seconds, MIN_STEPS)  # warm up
     run(serial_seconds, MIN_STEPS)
@@ -85,18 +85,30 @@ def measure(settings: Settings, name: str, cells: int, repeats: int, seconds: fl
     }
 
 
-def serial_seconds(overrides: tuple[str, ...], cells: int) -> float:
-    """Train cells one by one; return the mean CPU seconds of a cell."""
-    chosen = specs(overrides, min(cells, MAX_SERIAL))
+def serial_seconds(overrides: tuple[str, ...], cells: int, steps: int) -> float:
+    """Train cells one by one; return the mean CPU seconds of a cell's `steps` steps.
+
+    The seconds of a training of one step are subtracted from those of a longer one: they include
+    the start and the end of a training.
+    """
+    return _serial_run(overrides, cells, steps + 1) - _serial_run(overrides, cells, 1)
+
+
+def stacked_seconds(overrides: tuple[str, ...], cells: int, steps: int) -> float:
+    """Train cells as one stack; return the CPU seconds of `steps` steps, divided by the cells."""
+    return _stacked_run(overrides, cells, steps + 1) - _stacked_run(overrides, cells, 1)
+
+
+def _serial_run(overrides: tuple[str, ...], cells: int, steps: int) -> float:
+    chosen = specs((*overrides, f"train.steps={steps}"), min(cells, MAX_SERIAL))
     started = time.process_time()
     for spec in chosen:
         train(spec, lambda done, total: None)
     return (time.process_time() - started) / len(chosen)
 
 
-def stacked_seconds(overrides: tuple[str, ...], cells: int) -> float:
-    """Train cells as one stack; return the CPU seconds divided by the number of cells."""
-    chosen = specs(overrides, cells)
+def _stacked_run(overrides: tuple[str, ...], cells: int, steps: int) -> float:
+    chosen = specs((*overrides, f"train.steps={steps}"), cells)
     started = time.process_time()
     n_results = len(list(train_stacked(chosen, lambda done, total: None)))
     assert n_results == cells
@@ -137,9 +149,10 @@ def tables(records: Sequence[Record]) -> list[Table]:
             tuple(rows),
             (
                 f"Random images of 1x28x28 (plain, alexnet: 3x32x32), batches of {BATCH_SIZE}. The "
-                "cells differ in their seeds. Only training is timed, not drawing the weights or "
-                f"evaluation. At most {MAX_SERIAL} cells are trained one by one. Both engines run "
-                "in one process, in turn.",
+                "cells differ in their seeds. Only the steps are timed, not drawing the weights or "
+                "evaluation: the time of a training of one step is subtracted. At most "
+                f"{MAX_SERIAL} cells are trained one by one. Both engines run in one process, in "
+                "turn.",
             ),
         )
     ]
@@ -151,9 +164,10 @@ def short_table(records: Sequence[Record]) -> Table:
     rows = []
     for model in dict.fromkeys(record["model"] for record in records):
         found = {record["cells"]: record for record in by(records, model=model)}
-        ratios_ = [f"{speed_up(found[n]).median:.2f}" if n in found else "" for n in counts]
-        rows.append((model, *ratios_))
-    return Table("", ("model", *(f"{n} cells" for n in counts)), tuple(rows))
+        speeds = {n: speed_up(record) for n, record in found.items()}
+        medians = [f"{speeds[n].median:.2f}" if n in speeds else "" for n in counts]
+        rows.append((model, rounds_text(speed.n for speed in speeds.values()), *medians))
+    return Table("", ("model", "n", *(f"{n} cells" for n in counts)), tuple(rows))
 
 
 def answer(records: Sequence[Record]) -> str:

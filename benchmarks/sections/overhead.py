@@ -21,7 +21,7 @@ from benchmarks.operations import (
     time_to_first_cell,
 )
 from benchmarks.page import Table
-from benchmarks.samples import MIN_SIZES, Growth, Summary, fit_growth, interleave
+from benchmarks.samples import MIN_SIZES, Growth, Summary, fit_growth, interleave, rounds_text
 from benchmarks.section import Case, Mode, Record, Settings, Workers, by
 
 # Operations by the number of cells, in the order of the tables, with what they include.
@@ -42,6 +42,7 @@ SIZES: dict[Mode, dict[int, int]] = {
     "quick": {10: 1, 1000: 1},
     "full": {10: 1, 100: 1, 1000: 2, 10_000: 1, 100_000: 1},
 }
+MAX_LAUNCHED = 10_000  # cells; a launch of 100,000 takes more than ten minutes
 HYDRA_SIZES: dict[Mode, dict[int, int]] = {
     "tiny": {},
     "quick": {10: 1},
@@ -68,7 +69,7 @@ def cases(settings: Settings) -> list[Case]:
         operations: dict[str, tuple[float, Callable[[], Record]]] = {
             "planning and store": (3 + 7e-4 * cells, partial(_plan, workers, cells, results)),
             "launch": (
-                rounds * (3 + 2e-3 * cells),
+                rounds * (5 + 6e-3 * cells),
                 partial(_repeat, "launch", cells, rounds, partial(launch, cells, folder)),
             ),
             "load": (
@@ -80,10 +81,12 @@ def cases(settings: Settings) -> list[Case]:
                 partial(_repeat, "status", cells, rounds, partial(command, "status", results)),
             ),
             "report": (
-                rounds * (5 + 1e-3 * cells),
+                rounds * (8 + 2e-3 * cells),
                 partial(_repeat, "report", cells, rounds, partial(command, "report", results)),
             ),
         }
+        if cells > MAX_LAUNCHED:
+            del operations["launch"]
         for operation, (seconds, measure) in operations.items():
             chosen.append(Case(f"{operation}, {cells:,} cells", seconds, measure))
     for cells, rounds in HYDRA_SIZES[mode].items():
@@ -185,6 +188,10 @@ def short_table(records: Sequence[Record]) -> Table:
     sizes = sorted({cells for name in OPERATIONS for cells in series(records, name)})
     shown = sizes if len(sizes) <= 3 else [sizes[0], sizes[-2], sizes[-1]]
     exponent = ("exponent",) if len(sizes) >= MIN_SIZES else ()
+    columns = []
+    for n in shown:
+        found = [series(records, name).get(n) for name in OPERATIONS]
+        columns.append(f"{n:,} cells (n={rounds_text(summary.n for summary in found if summary)})")
     rows = []
     for name in OPERATIONS:
         by_cells, fit = series(records, name), growth(records, name)
@@ -192,7 +199,7 @@ def short_table(records: Sequence[Record]) -> Table:
         if by_cells:
             fitted = [f"{fit.exponent:.2f}" if fit else ""] if exponent else []
             rows.append((name, *seconds, *fitted))
-    return Table("", ("seconds for", *(f"{n:,} cells" for n in shown), *exponent), tuple(rows))
+    return Table("", ("seconds for", *columns, *exponent), tuple(rows))
 
 
 def answer(records: Sequence[Record]) -> str:

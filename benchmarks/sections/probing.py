@@ -143,10 +143,15 @@ def tables(records: Sequence[Record]) -> list[Table]:
 def short_table(records: Sequence[Record]) -> Table:
     """Return the share by model."""
     rows = tuple(
-        (record["model"], f"{percent(record)} %", f"{steps_for_aim(record):,}")
+        (
+            record["model"],
+            str(share(record).n),
+            f"{percent(record)} %",
+            f"{steps_for_aim(record):,}",
+        )
         for record in records
     )
-    return Table("", ("model", "probing relative to training", "5 % from steps"), rows)
+    return Table("", ("model", "n", "probing relative to training", "5 % from steps"), rows)
 
 
 def answer(records: Sequence[Record]) -> str:

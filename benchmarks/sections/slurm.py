@@ -152,7 +152,7 @@ def answer(records: Sequence[Record]) -> str:
     ]
     return (
         f"On Slurm, fanin runs {' and '.join(factors)} times as many cells per minute as Hydra's "
-        "submitit launcher."
+        "submitit launcher (one run each)."
     )
 
 

@@ -28,6 +28,10 @@ SIZES: dict[Mode, tuple[tuple[int, ...], int, float]] = {
     "full": ((64,), 5, 0.5),
 }
 MIN_STEPS, MAX_STEPS = 2, 2000
+SPEED_COLUMNS = (
+    *("speed relative to the faster loop", "to the plain loop"),
+    "to the loop with channels_last",
+)
 
 
 def check(settings: Settings) -> None:
@@ -154,6 +158,23 @@ def speed_up(record: Record, baseline: str) -> Summary | None:
     return Summary.of(ratios(times[baseline], times[FANIN]))
 
 
+def faster_loop(record: Record) -> str:
+    """Return the plain loop that is faster: without or with channels_last."""
+    times = record["seconds_per_step"]
+    return min(
+        (name for name in (PLAIN, CHANNELS_LAST) if name in times),
+        key=lambda name: Summary.of(times[name]).median,
+    )
+
+
+def speed_ups(record: Record) -> tuple[Summary, Summary, Summary | None]:
+    """Return the speed relative to the faster loop, to the plain one, and to channels_last."""
+    fastest, plain = speed_up(record, faster_loop(record)), speed_up(record, PLAIN)
+    assert fastest is not None
+    assert plain is not None
+    return fastest, plain, speed_up(record, CHANNELS_LAST)
+
+
 def shares_of_limit(record: Record) -> list[float]:
     """Return the limit's seconds relative to fanin's, by round."""
     limits = [max(pair) for pair in zip(*limit_seconds(record).values(), strict=True)]
@@ -175,12 +196,11 @@ def limit_name(record: Record) -> str:
 
 
 def line(record: Record) -> str:
-    """Return the speed relative to the plain loop and to the limit."""
-    plain = speed_up(record, PLAIN)
-    assert plain is not None
+    """Return the speed relative to the loops and to the limit."""
+    fastest, plain, _ = speed_ups(record)
     return (
-        f"{plain.text()} times as fast as the plain loop, {_percent(record)} % of the "
-        f"{limit_name(record)} limit, n={plain.n}"
+        f"speed relative to the faster loop {fastest.text()}, to the plain loop {plain.text()}; "
+        f"{_percent(record)} % of the {limit_name(record)} limit, n={plain.n}"
     )
 
 
@@ -188,17 +208,14 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """Return one table with all models and one with the rates and counts."""
     speeds, counts = [], []
     for record in records:
-        times, plain = record["seconds_per_step"], speed_up(record, PLAIN)
-        channels_last = speed_up(record, CHANNELS_LAST)
-        assert plain is not None
+        times = record["seconds_per_step"]
         case = (record["model"], record["shape"], str(record["batch_size"]))
         speeds.append(
             (
                 *case,
-                str(plain.n),
+                str(len(times[FANIN])),
                 f"{1e3 * Summary.of(times[FANIN]).median:.3f}",
-                plain.text(),
-                channels_last.text() if channels_last else "",
+                *_speeds(record),
                 _percent(record),
                 limit_name(record),
             )
@@ -222,11 +239,11 @@ def tables(records: Sequence[Record]) -> list[Table]:
             "Training: speed of one step on one thread",
             (
                 *("model", "image", "batch", "n", "fanin, ms per step"),
-                *("speed relative to the plain loop", "to channels_last"),
+                *SPEED_COLUMNS,
                 *("% of the limit", "limit"),
             ),
             tuple(speeds),
-            (plain_loop.DESCRIPTION,),
+            (plain_loop.DESCRIPTION, plain_loop.FORMATS),
         ),
         Table(
             "Training: what the limit is computed from",
@@ -244,27 +261,41 @@ def _percent(record: Record) -> str:
     return Summary.of([100 * share for share in shares_of_limit(record)]).text("{:.0f}")
 
 
+def _speeds(record: Record) -> tuple[str, ...]:
+    return tuple("" if speed is None else speed.text() for speed in speed_ups(record))
+
+
 def short_table(records: Sequence[Record]) -> Table:
     """Return speed and share of the limit for the default batch size."""
-    rows = []
-    for record in _default_batch(records):
-        plain = speed_up(record, PLAIN)
-        assert plain is not None
-        rows.append((record["model"], plain.text(), _percent(record), limit_name(record)))
-    return Table(
-        "", ("model", "speed relative to a plain loop", "% of the limit", "limit"), tuple(rows)
+    rows = tuple(
+        (
+            *(record["model"], str(len(record["seconds_per_step"][FANIN]))),
+            *(*_speeds(record), _percent(record), limit_name(record)),
+        )
+        for record in _default_batch(records)
     )
+    columns = ("model", "n", *SPEED_COLUMNS, "% of the limit", "limit")
+    return Table("", columns, rows, (plain_loop.FORMATS,))
 
 
 def answer(records: Sequence[Record]) -> str:
-    """Return the range of the speed relative to the plain loop."""
-    pairs = [(speed_up(record, PLAIN), record["model"]) for record in _default_batch(records)]
-    speeds = sorted((speed.median, model) for speed, model in pairs if speed)
-    (low, slowest), (high, fastest) = speeds[0], speeds[-1]
-    return (
-        f"A training step is {low:.1f} ({slowest}) to {high:.1f} ({fastest}) times as fast as in a "
-        "plain PyTorch loop, each on one thread."
+    """Return the range of the speed relative to the faster loop, and to the plain one."""
+    found = [(record["model"], *speed_ups(record)) for record in _default_batch(records)]
+    fastest = sorted((speed.median, model) for model, speed, _, _ in found)
+    plain = sorted((speed.median, model) for model, _, speed, _ in found)
+    slower = [model for speed, model in fastest if speed < 1]
+    text = (
+        f"On one thread, a training step has {_range(fastest)} times the speed of the faster of "
+        "two plain PyTorch loops, without and with `channels_last`"
     )
+    if slower:
+        text += f"; it is slower in {len(slower)} of {len(found)} models ({', '.join(slower)})"
+    return f"{text}. It has {_range(plain)} times the speed of the loop without `channels_last`."
+
+
+def _range(speeds: Sequence[tuple[float, str]]) -> str:
+    (low, slowest), (high, fastest) = speeds[0], speeds[-1]
+    return f"{low:.2f} ({slowest}) to {high:.2f} ({fastest})"
 
 
 def draw(records: Sequence[Record], axes: Any) -> None:

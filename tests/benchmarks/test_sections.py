@@ -1,5 +1,6 @@
 """Each section runs in its smallest size and gives complete tables (times are not tested)."""
 
+import math
 from dataclasses import asdict
 
 import pytest
@@ -102,7 +103,21 @@ def test_training_is_compared_round_by_round():
     assert training.shares_of_limit(TRAINING) == pytest.approx([0.5, 0.5])
     assert training.limit_name(TRAINING) == "compute"  # 160 us in both rounds, against 150 us
     row = training.tables([TRAINING])[0].rows[0]
-    assert row[4:] == ("0.180", "1.75 (1.50 to 2.00)", "", "50 (50 to 50)", "compute")
+    assert row[4:] == ("0.180", *["1.75 (1.50 to 2.00)"] * 2, "", "50 (50 to 50)", "compute")
+
+
+def test_the_headline_compares_training_with_the_faster_loop():
+    times = {"fanin": [2e-3], "plain": [4e-3], "channels_last": [1.9e-3]}
+    slower = TRAINING | {"model": "resnet", "seconds_per_step": times}
+    rates = {"gemm_flops_per_second": [1e11], "bytes_per_second": [1e10]}
+    records = [TRAINING, slower | rates]
+    assert training.faster_loop(records[1]) == "channels_last"
+    text = training.answer(records)
+    assert "0.95 (resnet) to 1.75 (mlp) times the speed of the faster of two" in text
+    assert "it is slower in 1 of 2 models (resnet)" in text
+    assert "1.75 (mlp) to 2.00 (resnet) times the speed of the loop without" in text
+    assert training.short_table(records).rows[1][2:5] == ("0.95", "2.00", "0.95")
+    assert "slower" not in training.answer([TRAINING])
 
 
 def test_stacks_are_compared_with_serial_training():
@@ -112,8 +127,30 @@ def test_stacks_are_compared_with_serial_training():
         {"model": "linear", "cells": 8, "steps": 4, "seconds_per_cell_step": times},
     ]
     assert engines.speed_up(records[0]).text() == "2.50 (2.00 to 3.00)"
-    assert engines.short_table(records).columns == ("model", "2 cells", "8 cells")
-    assert engines.short_table(records).rows == (("linear", "2.50", "2.50"),)
+    assert engines.short_table(records).columns == ("model", "n", "2 cells", "8 cells")
+    assert engines.short_table(records).rows == (("linear", "2", "2.50", "2.50"),)
+
+
+@pytest.mark.parametrize("measure", [engines.serial_seconds, engines.stacked_seconds])
+def test_the_start_and_end_of_a_training_do_not_count_as_steps(measure, monkeypatch):
+    now = [0.0]
+
+    def train(steps):
+        now[0] += 100.0 + steps
+
+    def train_stacked(cells, progress):
+        train(sum(cells))
+        return cells
+
+    def specs(overrides, cells):
+        (steps,) = (int(text.removeprefix("train.steps=")) for text in overrides)
+        return [steps] * cells
+
+    monkeypatch.setattr(engines, "specs", specs)
+    monkeypatch.setattr(engines, "train", lambda steps, progress: train(steps))
+    monkeypatch.setattr(engines, "train_stacked", train_stacked)
+    monkeypatch.setattr("benchmarks.sections.engines.time.process_time", lambda: now[0])
+    assert measure((), 3, 7) == 7.0
 
 
 def test_probing_is_the_time_of_all_draws_without_the_one_that_training_needs():
@@ -154,6 +191,8 @@ def test_start_up_is_separated_from_the_time_per_cell():
     rows = {row[0]: row[1:] for row in overhead.tables(records)[2].rows}
     assert rows["launch"] == ("1.00", "1.00", "10.000")
     assert rows["hydra -m, basic"] == ("", "", "100.000")  # two sizes: no fit
+    columns = overhead.short_table(records).columns
+    assert columns[1:4] == ("10 cells (n=1)", "1,000 cells (n=1)", "10,000 cells (n=1)")
     text = overhead.answer(records)
     assert "after 2.5 s (`import torch` takes 1.1 s)" in text
     assert "costs 10.0 ms, with Hydra at least 100 ms" in text
@@ -170,3 +209,19 @@ def test_sweeps_are_compared_with_fanin():
     assert [row[4] for row in table.rows] == ["1.00", "4.00", "3.00", "2.00", "1.50"]
     assert table.rows[0][3] == "384"  # cells per minute
     assert "64 small CNNs on 6,400 MNIST images is 3.0 times" in sweep.answer([record])
+    assert sweep.answer([record]).endswith("bare process pool (one round).")
+    assert sweep.short_table([record]).columns[1] == "16 channels, 64 cells (n=1)"
+
+
+def test_the_grid_of_the_headline_runs_three_times_whatever_it_takes():
+    _, rounds, budget = max(sweep.SIZES["full"], key=lambda size: size[0].cells)
+    assert rounds >= 3
+    assert budget == math.inf
+
+
+def test_the_largest_sweep_is_planned_but_not_launched(tmp_path):
+    cases = overhead.cases(Settings("full", tmp_path, tmp_path, workers=None))
+    names = [case.name for case in cases]
+    assert "planning and store, 100,000 cells" in names
+    assert "launch, 10,000 cells" in names
+    assert "launch, 100,000 cells" not in names

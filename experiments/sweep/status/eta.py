@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from experiments.sweep.status.snapshot import Result
 from experiments.sweep.store.tables import DONE
@@ -52,8 +52,8 @@ def estimate_seconds_left(
     cell_seconds: CellSeconds,
     measured: bool,
     finished: Iterable[str],
-    progress: Mapping[str, float],
-    waiting: Iterable[str],
+    workers: Sequence[Mapping[str, float]],
+    waiting: Sequence[str],
     elapsed: float,
     parallel: int = 1,
 ) -> float | None:
@@ -61,7 +61,9 @@ def estimate_seconds_left(
 
     The estimate is the elapsed time, scaled by the ratio of remaining to finished work. Work is
     measured in `cell_seconds`, so the order of long and short cells does not bias the estimate, and
-    the overhead of a cell is included.
+    the overhead of a cell is included. The estimate is at least the time that the worker with the
+    most remaining work needs for its running cells, and at least the time of any waiting cell: at
+    the end of a sweep, the idle workers cannot help.
 
     Parameters
     ----------
@@ -69,22 +71,36 @@ def estimate_seconds_left(
         Result of `estimate_cell_seconds`.
     finished
         Cells that ended in this run of the sweep.
-    progress
-        Finished fraction of each running cell, 0 to 1.
+    workers
+        Running cells of each worker, with their finished fraction, 0 to 1. The cells of a stack
+        are running at once; `cell_seconds` is the share of each in the time of the stack.
     waiting
         Cells that have not started.
     elapsed
         Duration of this run of the sweep so far (seconds).
     parallel
-        Minimum number of cells that run at once.
+        Minimum number of workers that run at once.
     """
     finished_work = sum(map(cell_seconds, finished))
-    running_work = sum(cell_seconds(cell) * fraction for cell, fraction in progress.items())
-    total_running = sum(cell_seconds(cell) for cell in progress)
-    remaining = sum(map(cell_seconds, waiting)) + total_running - running_work
+    running_work = sum(
+        cell_seconds(cell) * fraction for cells in workers for cell, fraction in cells.items()
+    )
+    worker_work = [
+        sum(cell_seconds(cell) * (1 - fraction) for cell, fraction in cells.items())
+        for cells in workers
+    ]
+    waiting_work = [cell_seconds(cell) for cell in waiting]
+    remaining = sum(waiting_work) + sum(worker_work)
     if remaining <= 0:
         return 0.0
+    n_workers = max(len(workers), parallel)
+    longest = max(*worker_work, *waiting_work, 0.0)
     if not finished_work and measured:
-        return remaining / max(len(progress), parallel)
+        return max(remaining / n_workers, longest)
     done = finished_work + running_work
-    return elapsed * remaining / done if done > 0 and elapsed > 0 else None
+    if done <= 0 or elapsed <= 0:
+        return None
+    # Measured cell times are seconds of one worker. Others are relative, and the workers have done
+    # `done` of them in `elapsed`.
+    seconds_per_work = 1.0 if measured else n_workers * elapsed / done
+    return max(elapsed * remaining / done, seconds_per_work * longest)

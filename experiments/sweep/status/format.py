@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from experiments.sweep.status.failures import Failure
 from experiments.sweep.status.slurm import JobArray, Jobs
-from experiments.sweep.status.status import Failure, Status
+from experiments.sweep.status.status import Status
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 REASONS = {

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.live import Live
 
+from experiments.sweep.status.failures import Failure
 from experiments.sweep.status.format import failure_line, job_warnings, log_line
 from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.status.screen import screen
-from experiments.sweep.status.status import Failure, Status
+from experiments.sweep.status.status import Status
 from experiments.sweep.types import Heartbeat
 
 StatusDisplay = Callable[[Status], None]

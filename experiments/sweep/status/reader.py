@@ -16,9 +16,10 @@ from rich.text import Text
 
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import clock
+from experiments.sweep.status.launcher import Launcher, find_launcher
 from experiments.sweep.status.slurm import Jobs, SlurmAnswer, SlurmPoller, summarize_jobs
 from experiments.sweep.status.snapshot import JournalTail, read_planned
-from experiments.sweep.status.status import Launcher, Scope, Status, compute_status, find_launcher
+from experiments.sweep.status.status import Scope, Status, compute_status
 from experiments.sweep.store.format_version import check_format
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError, FaninWarning, suggest

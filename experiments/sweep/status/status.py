@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from experiments.sweep.status.eta import estimate_cell_seconds, estimate_seconds_left
+from experiments.sweep.status.failures import Failure, describe_failures
+from experiments.sweep.status.launcher import Launcher, age
 from experiments.sweep.status.slurm import Jobs
 from experiments.sweep.status.snapshot import (
     OpenJournal,
@@ -19,12 +19,11 @@ from experiments.sweep.status.snapshot import (
     Snapshot,
     StartedCell,
 )
-from experiments.sweep.store.lock import STALE_SECONDS, read_launcher
+from experiments.sweep.store.lock import STALE_SECONDS
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import DONE, FAILED
 
 State = Literal["running", "queued", "stopped", "finished"]
-FAILURES = (*FAILED, "killed", "node_fail")  # without `cancelled`: that was intended
 STATES = ("done", "failed", "interrupted", "running", "missing")
 
 
@@ -116,91 +115,6 @@ class Status:
     def finished(self) -> int:
         """Number of cells that would not run again: done or failed."""
         return self.counts["done"] + self.counts["failed"]
-
-
-@dataclass(frozen=True)
-class Launcher:
-    """Process that launched a sweep.
-
-    Attributes
-    ----------
-    alive
-        None if it is on another host, where this process cannot check it.
-    heartbeat_age
-        Time since its last heartbeat (seconds).
-    """
-
-    host: str
-    pid: int
-    alive: bool | None
-    heartbeat_age: float
-
-    @property
-    def is_active(self) -> bool:
-        """True if it is running or, on another host, has sent a recent heartbeat."""
-        return self.heartbeat_age < STALE_SECONDS if self.alive is None else self.alive
-
-
-def find_launcher(folder: SweepFolder) -> Launcher | None:
-    """Return the launcher named in the sweep's lock file; None if there is no lock file."""
-    record = read_launcher(folder.launcher)
-    if record is None:
-        return None
-    try:
-        heartbeat_age = age(folder.launcher.stat().st_mtime)
-    except FileNotFoundError:  # it has just ended
-        return None
-    return Launcher(record.host, record.pid, record.is_running(), heartbeat_age)
-
-
-def age(modified: float) -> float:
-    """Return the seconds since a modification time; at least 0, as clocks may be set back."""
-    return max(0.0, time.time() - modified)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A cell that failed or was killed; `traceback` is None if no traceback was written."""
-
-    cell_id: str
-    label: str
-    outcome: str
-    attempt: int
-    reason: str | None
-    traceback: Path | None
-
-    @property
-    def summary(self) -> str:
-        """First line of the reason."""
-        return (self.reason or "").partition("\n")[0]
-
-
-def describe_failures(
-    folder: SweepFolder,
-    planned: PlannedCells,
-    results: Mapping[str, Result],
-    max_failures: int | None = None,
-) -> tuple[Failure, ...]:
-    """Return the last `max_failures` failures in the order in which they were read."""
-    failed = [cell_id for cell_id, result in results.items() if result.outcome in FAILURES]
-    failed.sort(key=lambda cell_id: results[cell_id].order)
-    start = 0 if max_failures is None else max(0, len(failed) - max_failures)
-    return tuple(
-        _describe_failure(folder, planned, cell_id, results[cell_id]) for cell_id in failed[start:]
-    )
-
-
-def _describe_failure(
-    folder: SweepFolder, planned: PlannedCells, cell_id: str, result: Result
-) -> Failure:
-    path = folder.errors / f"{cell_id}.{result.attempt}.txt"
-    exists, reason = path.exists(), result.reason
-    if reason is None and exists:  # its pack has not ended, so no row has the reason yet
-        with suppress(OSError):
-            reason = path.read_text(errors="replace").partition("\n")[0]
-    label = planned.labels.get(cell_id, cell_id)
-    traceback = path if exists else None
-    return Failure(cell_id, label, result.outcome, result.attempt, reason, traceback)
 
 
 def has_active_writer(journal: OpenJournal, launcher_active: bool, jobs: Jobs | None) -> bool:
@@ -298,7 +212,11 @@ def compute_status(
         cell_seconds, measured = estimate_cell_seconds(
             snapshot.results, planned.kinds, planned.seconds
         )
-        progress = {cell_id: cell.progress for cell_id, cell in running.items()}
+        workers = [
+            {cell.cell_id: cell.progress for cell in journal.started}
+            for journal in active
+            if journal.started
+        ]
         waiting = [
             cell_id for cell_id, state in states.items() if state in ("missing", "interrupted")
         ]
@@ -306,12 +224,12 @@ def compute_status(
         # rate.
         if jobs is None:
             seconds_left = estimate_seconds_left(
-                cell_seconds, measured, finished, progress, waiting, elapsed
+                cell_seconds, measured, finished, workers, waiting, elapsed
             )
         elif measured:
             parallel = max(jobs.total("running"), 1)
             seconds_left = estimate_seconds_left(
-                cell_seconds, measured, [], progress, waiting, elapsed, parallel
+                cell_seconds, measured, [], workers, waiting, elapsed, parallel
             )
         cells_per_minute = 60 * len(finished) / elapsed if finished and elapsed > 0 else None
     code_versions = _count(result.code for result in ended.values())

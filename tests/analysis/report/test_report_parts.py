@@ -22,7 +22,7 @@ from analysis.report.provenance import (
     read_launches,
     reproduction_steps,
 )
-from experiments.sweep.status.status import Failure
+from experiments.sweep.status.failures import Failure
 from experiments.sweep.store.paths import SweepFolder
 
 CHOICES = {"model": "mlp", "init": "he_normal"}

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from experiments.sweep.status.failures import Failure
+from experiments.sweep.status.launcher import Launcher
 from experiments.sweep.status.screen import screen
-from experiments.sweep.status.status import Failure, Launcher, RunningCell, Status, Worker
+from experiments.sweep.status.status import RunningCell, Status, Worker
 from experiments.sweep.store.paths import SweepFolder
 
 FOLDER = SweepFolder(Path("results/depth"))
