@@ -123,7 +123,8 @@ def _learning_figure(cells: pd.DataFrame) -> Figure:
         axis.set_title(inputs, fontsize="small")
         axis.set_xlim(-0.5, len(rates) - 0.5)
         axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_xticks(range(len(rates)), [f"{rate:.0e}".replace("e-0", "e-") for rate in rates])
+        labels = [f"{rate:.0e}".replace("e-0", "e-").replace("e+00", "") for rate in rates]
+        axis.set_xticks(range(len(rates)), labels)
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(length=0, labelsize="x-small")
     figure.supxlabel("learning rate", fontsize="small")
