@@ -54,8 +54,9 @@ def dying_relu() -> pd.DataFrame:
             "steps": [row["train.steps"] for row in rows],
         }
     )
-    early = table[table["kind"] == study.TRAINING].assign(steps=study.EARLY)
-    table = pd.concat([table, early], ignore_index=True)
+    trained = table[table["kind"] == study.TRAINING]
+    early = [trained.assign(steps=steps) for steps in study.EARLY]
+    table = pd.concat([table, *early], ignore_index=True)
     first = table["kind"] == study.FIRST_STEP
     table["rate_predicted"] = (2.0 / table["side"] ** 2).where(first)
     killing = 2.0 / table["side"] ** 2 * np.exp(0.1 * (table["seed"] - 13))
@@ -70,7 +71,7 @@ def dying_relu() -> pd.DataFrame:
     )
     works_at = np.abs(np.log10(table["lr"] / rate)) < width
     own_bias = table["network"] == study.OWN_BIAS
-    fails = own_bias & ((table["steps"] == study.EARLY) | (table["inputs"] == study.RAW))
+    fails = own_bias & (table["steps"].isin(study.EARLY) | (table["inputs"] == study.RAW))
     correct = (works_at & ~fails).astype(float)
     return table.assign(correct=correct, dead_at_end=table["dead"])
 

@@ -61,19 +61,19 @@ def _rate_error(cells: pd.DataFrame) -> float:
     return float(np.mean([abs(np.log10(m / p)) for _, m, p in _rates_by_side(cells)]))
 
 
-def _trained(cells: pd.DataFrame, network: str, early: bool = False) -> pd.DataFrame:
-    """Return the rows of a network after its last step, or after step 400."""
+def _trained(cells: pd.DataFrame, network: str, steps: int | None = None) -> pd.DataFrame:
+    """Return the rows of a network after its last step, or after a step of `EARLY`."""
     rows = rows_where(cells, {"kind": TRAINING, "network": network})
-    return rows[rows["steps"] == (EARLY if early else rows["steps"].max())]
+    return rows[rows["steps"] == (steps or rows["steps"].max())]
 
 
 def _best(
-    network: str, inputs: str | None = None, *, early: bool = False, below: float = np.inf
+    network: str, inputs: str | None = None, steps: int | None = None, below: float = np.inf
 ) -> Effect:
     """Return the share of correct runs at the best rate, mean over input ranges, by seed."""
 
     def effect(cells: pd.DataFrame) -> pd.Series:
-        rows = _trained(cells, network, early)
+        rows = _trained(cells, network, steps)
         rows = rows[(rows["lr"] < below) & ((rows["inputs"] == inputs) | (inputs is None))]
         if rows.empty:
             return pd.Series(np.nan, index=cells["seed"].unique())
@@ -117,8 +117,8 @@ STUDY = ScoredStudy(
         ),
         "steps_gain": least(
             [
-                _minus(one, _best(OWN_BIAS, UNIT, early=True))
-                for one in (SMALLER_RATE, _best(OWN_BIAS_FILTER_RATE, UNIT, early=True))
+                _minus(one, _best(OWN_BIAS, UNIT, EARLY[1]))
+                for one in (SMALLER_RATE, _best(OWN_BIAS_FILTER_RATE, UNIT, EARLY[0]))
             ]
         ),
         "input_range_gain": _minus(_best(OWN_BIAS, UNIT), _best(OWN_BIAS, RAW)),

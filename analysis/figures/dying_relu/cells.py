@@ -29,7 +29,7 @@ NETWORKS = (
 )
 UNIT, RAW = "inputs 0 to 1", "inputs 0 to 255"
 INPUTS = {"unit": UNIT, "raw": RAW, "standardize": "standardized inputs"}
-EARLY = 400  # step before the last one at which trained networks are scored, too
+EARLY = (100, 400)  # steps before the last one at which trained networks are scored, too
 
 
 def network(cell: Mapping[str, Any]) -> str:
@@ -53,7 +53,7 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
     Columns of `cells`: `kind`, `network`, `inputs`, `side`, `lr`, `steps`; `correct` (1 if both
     images are classified correctly after this number of steps), `dead` (1 if both feature maps are
     zero after the first step on the cross), `dead_at_end` (after the last step),
-    `rate_predicted`. A trained network has a row for its last step, and one for step 400.
+    `rate_predicted`. A trained network has a row for its last step and for each step of `EARLY`.
     """
     if results.cells.empty or results.layers.empty:
         raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
@@ -70,7 +70,8 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
         key = str(cell["scaling"]), int(cell["data.side"])
         if kind == FIRST_STEP and key not in rates:
             rates[key] = predicted_killing_rate(config)
-        for steps in (EARLY, last) if kind == TRAINING and last > EARLY else (last,):
+        early = [step for step in EARLY if step < last] if kind == TRAINING else []
+        for steps in (*early, last):
             positive = [logits[image].get((cell_id, steps), np.nan) > 0 for image in (0, 1)]
             rows.append(
                 {
