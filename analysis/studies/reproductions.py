@@ -20,6 +20,7 @@ from analysis.scoring.inputs import (
     criteria,
     inputs_digest,
     publications,
+    scoring_digest,
     scoring_history,
     sweep_definition,
 )
@@ -195,11 +196,11 @@ def link_papers(text: str) -> str:
 
 
 def block_inputs(name: str, folder: Path = FOLDER) -> str:
-    """Return a digest of a study's YAML, module and summary."""
-    path = summary_path(name, folder)
+    """Return digests of a study's YAML and module, of the shared code, and of its summary."""
+    path, inputs = summary_path(name, folder), f"{inputs_digest(name)}-{scoring_digest()}"
     if not path.is_file():
-        return inputs_digest(name)
-    return f"{inputs_digest(name)}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+        return inputs
+    return f"{inputs}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
