@@ -178,6 +178,8 @@ def format_interval(interval: Interval) -> str:
     """
     if np.isnan(interval.value):
         return "not defined in every seed"
+    if np.isnan(interval.low):
+        return f"{interval.value:.3g} (no interval: too few seeds)"
     return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
 
 

@@ -51,17 +51,28 @@ def dying_relu() -> pd.DataFrame:
             "inputs": [study.INPUTS[row["scaling"]] for row in rows],
             "side": [row["data.side"] for row in rows],
             "lr": [row["optim.lr"] for row in rows],
+            "steps": [row["train.steps"] for row in rows],
         }
     )
+    trained = table[table["kind"] == study.TRAINING]
+    early = [trained.assign(steps=steps) for steps in study.EARLY]
+    table = pd.concat([table, *early], ignore_index=True)
     first = table["kind"] == study.FIRST_STEP
     table["rate_predicted"] = (2.0 / table["side"] ** 2).where(first)
-    killing = 2.0 / table["side"] ** 2 * np.exp(0.1 * (table["seed"] - 2))
+    killing = 2.0 / table["side"] ** 2 * np.exp(0.1 * (table["seed"] - 13))
     table["dead"] = (table["lr"] > killing).astype(float)
-    works = table["network"].map(
-        {study.FILTER_RATE: 1e-3, study.COMBINED: 0.1, study.OWN_BIAS: 1.0, study.RECIPE: 1e-2}
+    works = {
+        **dict.fromkeys((study.FILTER_RATE, study.OWN_BIAS_FILTER_RATE), (1e-3, 1.5)),
+        **{study.COMBINED: (0.1, 1.5), study.OWN_BIAS: (1.5e-3, 0.2)},
+        **{study.RECIPE: (1e-2, 1.5), study.RECIPE_1: (1e-2, 0.5)},
+    }  # learning rate, and the powers of 10 around it that work, too
+    rate, width = (
+        table["network"].map({name: value[i] for name, value in works.items()}) for i in (0, 1)
     )
-    distance = np.abs(np.log10(table["lr"] / works))
-    correct = (distance < 1.5).astype(float)
+    works_at = np.abs(np.log10(table["lr"] / rate)) < width
+    own_bias = table["network"] == study.OWN_BIAS
+    fails = own_bias & (table["steps"].isin(study.EARLY) | (table["inputs"] == study.RAW))
+    correct = (works_at & ~fails).astype(float)
     return table.assign(correct=correct, dead_at_end=table["dead"])
 
 

@@ -9,23 +9,29 @@ import pandas as pd
 
 from analysis.figures.dying_relu.cells import (
     COMBINED,
+    EARLY,
     FILTER_RATE,
     FIRST_STEP,
     OWN_BIAS,
+    OWN_BIAS_FILTER_RATE,
+    RAW,
     RECIPE,
     RECIPE_1,
     REPORTED,
     TANH,
     TRAINING,
+    UNIT,
     summarize,
 )
 from analysis.figures.dying_relu.figures import caption, figures
 from analysis.figures.query import bracket
-from analysis.scoring.effects import difference, per_seed, rows_where, slope, tuned
+from analysis.scoring.effects import least, per_seed, rows_where, slope, tuned
 from analysis.scoring.scored_study import ScoredStudy
 from analysis.scoring.verdict import Effect
 
 __all__ = ["STUDY", "killing_rate"]
+
+KILLING = 0.01  # smallest rate of all layers that is called too large, for inputs 0 to 1
 
 
 def killing_rate(cells: pd.DataFrame) -> float:
@@ -55,24 +61,46 @@ def _rate_error(cells: pd.DataFrame) -> float:
     return float(np.mean([abs(np.log10(m / p)) for _, m, p in _rates_by_side(cells)]))
 
 
-def _at_best_rate(cells: pd.DataFrame, network: str) -> pd.Series:
-    """Return the share of correct runs at the best rate, mean over input ranges, by seed."""
+def _trained(cells: pd.DataFrame, network: str, steps: int | None = None) -> pd.DataFrame:
+    """Return the rows of a network after its last step, or after a step of `EARLY`."""
     rows = rows_where(cells, {"kind": TRAINING, "network": network})
-    if rows.empty:
-        return pd.Series(np.nan, index=cells["seed"].unique())
-    by_input = tuned(rows.assign(error=1 - rows["correct"]), ["inputs"], "lr", "error", "correct")
-    return by_input.mean(axis=1)
+    return rows[rows["steps"] == (steps or rows["steps"].max())]
 
 
-def _best_gain(network: str, over: str) -> Effect:
-    return lambda cells: _at_best_rate(cells, network) - _at_best_rate(cells, over)
+def _best(
+    network: str, inputs: str | None = None, steps: int | None = None, below: float = np.inf
+) -> Effect:
+    """Return the share of correct runs at the best rate, mean over input ranges, by seed."""
+
+    def effect(cells: pd.DataFrame) -> pd.Series:
+        rows = _trained(cells, network, steps)
+        rows = rows[(rows["lr"] < below) & ((rows["inputs"] == inputs) | (inputs is None))]
+        if rows.empty:
+            return pd.Series(np.nan, index=cells["seed"].unique())
+        rows = rows.assign(error=1 - rows["correct"])
+        return tuned(rows, ["inputs"], "lr", "error", "correct").mean(axis=1)
+
+    return effect
 
 
-def _gain(network: str, over: str) -> Effect:
-    """Return the difference of the shares of correct runs over all learning rates."""
-    rows = {"kind": TRAINING, "network": network}
-    return difference("correct", rows, {"kind": TRAINING, "network": over})
+def _share(network: str, lr: float | None = None, inputs: str | None = None) -> Effect:
+    """Return the share of correct runs over all learning rates, or at one of them, by seed."""
 
+    def effect(cells: pd.DataFrame) -> pd.Series:
+        rows = _trained(cells, network)
+        rows = rows[(rows["lr"] == lr) | (lr is None)]
+        rows = rows[(rows["inputs"] == inputs) | (inputs is None)]
+        return rows.groupby("seed")["correct"].mean().reindex(cells["seed"].unique())
+
+    return effect
+
+
+def _minus(of: Effect, other: Effect) -> Effect:
+    """Return the difference of two effects."""
+    return lambda cells: of(cells) - other(cells)
+
+
+SMALLER_RATE = _best(OWN_BIAS, UNIT, below=KILLING)
 
 STUDY = ScoredStudy(
     summarize=summarize,
@@ -80,13 +108,26 @@ STUDY = ScoredStudy(
     effects={
         "rate_slope": per_seed(_rate_slope),
         "rate_error": per_seed(_rate_error),
-        "filter_rate_gain": _gain(FILTER_RATE, REPORTED),
-        "filter_rate_over_best_rate": _best_gain(FILTER_RATE, REPORTED),
-        "filter_rate_over_tanh": _best_gain(FILTER_RATE, TANH),
-        "combined_gain": _best_gain(COMBINED, REPORTED),
-        "bias_gain": _best_gain(OWN_BIAS, REPORTED),
-        "recipe_gain": _best_gain(RECIPE, REPORTED),
-        "channels_gain": _gain(RECIPE, RECIPE_1),
+        "filter_rate_gain": _minus(_share(FILTER_RATE), _share(REPORTED)),
+        "smaller_rate_gain": least(
+            [
+                _minus(SMALLER_RATE, _share(OWN_BIAS, KILLING, UNIT)),
+                _minus(SMALLER_RATE, _best(REPORTED, UNIT)),
+            ]
+        ),
+        "steps_gain": least(
+            [
+                _minus(one, _best(OWN_BIAS, UNIT, EARLY[1]))
+                for one in (SMALLER_RATE, _best(OWN_BIAS_FILTER_RATE, UNIT, EARLY[0]))
+            ]
+        ),
+        "input_range_gain": _minus(_best(OWN_BIAS, UNIT), _best(OWN_BIAS, RAW)),
+        "filter_rate_over_best_rate": _minus(_best(FILTER_RATE), _best(REPORTED)),
+        "filter_rate_over_tanh": _minus(_best(FILTER_RATE), _best(TANH)),
+        "combined_gain": _minus(_best(COMBINED), _best(REPORTED)),
+        "recipe_gain": _minus(_best(RECIPE), _best(REPORTED)),
+        "recipe_1_gain": _minus(_best(RECIPE_1), _best(REPORTED)),
+        "channels_gain": _minus(_share(RECIPE), _share(RECIPE_1)),
     },
     figures=figures,
     caption=caption,

@@ -20,13 +20,16 @@ from fanin.errors import FaninError
 TRAINING, FIRST_STEP, PICTURE = "training", "first step", "picture"
 REPORTED, SMALL_RANGE, TANH = "as reported", "U(-0.1, 0.1)", "tanh"
 COMBINED, FILTER_RATE = "U(-0.1, 0.1) and tanh", "filter's rate x 0.001"
-OWN_BIAS, LINEAR = "bias's own gradient", "linear layer alone"
+OWN_BIAS, OWN_BIAS_FILTER_RATE = "own bias gradient", "own bias gradient, filter's rate x 0.001"
+LINEAR = "linear layer alone"
 RECIPE_1, RECIPE = "He, standardized, 1 channel", "He, standardized, 16 channels"
 NETWORKS = (
-    *(REPORTED, OWN_BIAS, SMALL_RANGE, TANH, COMBINED, FILTER_RATE),
+    *(REPORTED, OWN_BIAS, SMALL_RANGE, TANH, COMBINED, FILTER_RATE, OWN_BIAS_FILTER_RATE),
     *(RECIPE_1, RECIPE, LINEAR),
 )
-INPUTS = {"unit": "inputs 0 to 1", "raw": "inputs 0 to 255", "standardize": "standardized inputs"}
+UNIT, RAW = "inputs 0 to 1", "inputs 0 to 255"
+INPUTS = {"unit": UNIT, "raw": RAW, "standardize": "standardized inputs"}
+EARLY = (100, 400)  # steps before the last one at which trained networks are scored, too
 
 
 def network(cell: Mapping[str, Any]) -> str:
@@ -35,21 +38,22 @@ def network(cell: Mapping[str, Any]) -> str:
         return LINEAR
     if cell["init"] == "he_normal":
         return RECIPE if cell["model.channels"] > 1 else RECIPE_1
-    factor = cell.get("clip.factors.conv1")
+    factor, own_bias = cell.get("clip.factors.conv1"), cell["clip.bias"] == "own"
     if factor is not None and factor < 1:
-        return FILTER_RATE
+        return OWN_BIAS_FILTER_RATE if own_bias else FILTER_RATE
     small, tanh = cell["init.a"] < 0, cell["activation"] == "tanh"
     if small or tanh:
         return COMBINED if small and tanh else SMALL_RANGE if small else TANH
-    return OWN_BIAS if cell["clip.bias"] == "own" else REPORTED
+    return OWN_BIAS if own_bias else REPORTED
 
 
 def summarize(results: Results) -> dict[str, pd.DataFrame]:
     """Return the outcome of each network, and the images of one of them.
 
-    Columns of `cells`: `kind`, `network`, `inputs`, `side`, `lr`; `correct` (1 if both images are
-    classified correctly after the last step), `dead` (1 if both feature maps are zero after the
-    first step on the cross), `dead_at_end`, `rate_predicted`.
+    Columns of `cells`: `kind`, `network`, `inputs`, `side`, `lr`, `steps`; `correct` (1 if both
+    images are classified correctly after this number of steps), `dead` (1 if both feature maps are
+    zero after the first step on the cross), `dead_at_end` (after the last step),
+    `rate_predicted`. A trained network has a row for its last step and for each step of `EARLY`.
     """
     if results.cells.empty or results.layers.empty:
         raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
@@ -66,25 +70,29 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
         key = str(cell["scaling"]), int(cell["data.side"])
         if kind == FIRST_STEP and key not in rates:
             rates[key] = predicted_killing_rate(config)
-        positive = [logits[image].get((cell_id, last), np.nan) > 0 for image in (0, 1)]
-        rows.append(
-            {
-                "seed": int(cell["seed"]),
-                "kind": kind,
-                "network": network(cell),
-                "inputs": INPUTS[str(cell["scaling"])],
-                "side": int(cell["data.side"]),
-                "lr": float(cell["optim.lr"]),
-                "correct": float(positive == (labels == CIRCLE).tolist()),
-                "dead": float(dead.get((cell_id, cross_step), np.nan) == 1),
-                "dead_at_end": float(dead.get((cell_id, last), np.nan) == 1),
-                "rate_predicted": rates.get(key, np.nan) if kind == FIRST_STEP else np.nan,
-                "cross_step": cross_step,
-            }
-        )
+        early = [step for step in EARLY if step < last] if kind == TRAINING else []
+        for steps in (*early, last):
+            positive = [logits[image].get((cell_id, steps), np.nan) > 0 for image in (0, 1)]
+            rows.append(
+                {
+                    "cell_id": cell_id,
+                    "seed": int(cell["seed"]),
+                    "kind": kind,
+                    "network": network(cell),
+                    "inputs": INPUTS[str(cell["scaling"])],
+                    "side": int(cell["data.side"]),
+                    "lr": float(cell["optim.lr"]),
+                    "steps": steps,
+                    "correct": float(positive == (labels == CIRCLE).tolist()),
+                    "dead": float(dead.get((cell_id, cross_step), np.nan) == 1),
+                    "dead_at_end": float(dead.get((cell_id, last), np.nan) == 1),
+                    "rate_predicted": rates.get(key, np.nan) if kind == FIRST_STEP else np.nan,
+                    "cross_step": cross_step,
+                }
+            )
     table = pd.DataFrame(rows)
     pictures = _pictures(results, table)
-    return {"cells": table.drop(columns="cross_step"), "pictures": pictures}
+    return {"cells": table.drop(columns=["cell_id", "cross_step"]), "pictures": pictures}
 
 
 def _kind(cell: Mapping[str, Any]) -> str:
@@ -113,16 +121,15 @@ def _pictures(results: Results, table: pd.DataFrame) -> pd.DataFrame:
     Columns: `tensor`, `label` (of the image; -1 for the filter), `step` (0: before, 1: after),
     `side`, `index`, `value`.
     """
-    saved = np.flatnonzero((table["kind"] == PICTURE).to_numpy())
-    if not len(saved):
+    saved = table[table["kind"] == PICTURE]
+    if saved.empty:
         return pd.DataFrame({"tensor": [""], "label": -1, "step": 0, "index": 0, "value": 0.0})
-    cell_id = str(results.cells["cell_id"].iloc[saved[0]])
+    cell_id, cross_step = str(saved["cell_id"].iloc[0]), int(saved["cross_step"].iloc[0])
     labels, _ = _labels_and_first_batch(build_cell(results.plan[cell_id]["config"]))
     rows = results.tensors[results.tensors["cell_id"].astype(str) == cell_id]
     wanted = (rows["layer_name"].astype(str) + "." + rows["quantity"].astype(str)).isin(
         ["conv1.weight", "conv1.input", "conv1.act", "fc1.input_grad"]
     )
-    cross_step = int(table["cross_step"].iloc[saved[0]])
     rows = rows[wanted & rows["step"].isin([0, cross_step])]
     return pd.DataFrame(
         {

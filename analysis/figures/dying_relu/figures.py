@@ -110,6 +110,7 @@ def _draw_signed(figure: Figure, axis: Axes, values: np.ndarray) -> None:
 
 def _learning_figure(cells: pd.DataFrame) -> Figure:
     """Draw outcomes: a panel per input range, a row per network, a column per learning rate."""
+    cells = cells[cells["steps"] == cells["steps"].max()]
     figure = Figure(figsize=LEARNING_SIZE, layout="constrained")
     ranges = [name for name in INPUTS.values() if (cells["inputs"] == name).any()] or [""]
     names = [name for name in NETWORKS if (cells["network"] == name).any()]
@@ -122,10 +123,11 @@ def _learning_figure(cells: pd.DataFrame) -> Figure:
         axis.set_title(inputs, fontsize="small")
         axis.set_xlim(-0.5, len(rates) - 0.5)
         axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_xticks(range(len(rates)), [f"{math.log10(rate):.0f}" for rate in rates])
+        labels = [f"{rate:.0e}".replace("e-0", "e-").replace("e+00", "") for rate in rates]
+        axis.set_xticks(range(len(rates)), labels)
         axis.set_yticks(range(len(names)), names)
         axis.tick_params(length=0, labelsize="x-small")
-    figure.supxlabel("log10 of the learning rate", fontsize="small")
+    figure.supxlabel("learning rate", fontsize="small")
     return figure
 
 

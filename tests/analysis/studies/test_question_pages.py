@@ -134,7 +134,24 @@ def test_the_snippet_keeps_the_relu_alive_and_classifies_both_images(seed: int) 
     optimizer = run_snippet("dying_relu", model=model, lr=lr)["optimizer"]
     train_on_one_image_at_a_time(model, optimizer, x, y, 400)
     assert model.features(x).any()
-    assert ((model(x) > 0) == (y > 0)).all()
+    assert classifies_both(model, x, y)
+
+
+def classifies_both(model: OneFilter, x: Tensor, y: Tensor) -> bool:
+    return bool(((model(x) > 0) == (y > 0)).all())
+
+
+def test_a_smaller_rate_for_all_layers_classifies_both_images_but_needs_more_steps() -> None:
+    x, y = circle_and_cross()
+    torch.manual_seed(10)
+    model = OneFilter(x.shape[-1])
+    nn.init.constant_(model.fc.bias, 0.5)  # the number of steps is proportional to it
+    optimizer = torch.optim.SGD(model.parameters(), 0.002)
+    train_on_one_image_at_a_time(model, optimizer, x, y, 400)
+    assert not classifies_both(model, x, y)
+    assert not model.features(x[y == 0]).any()  # the cross's feature map is zero
+    train_on_one_image_at_a_time(model, optimizer, x, y, 3600)
+    assert classifies_both(model, x, y)
 
 
 def deep_mlp() -> nn.Sequential:
