@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distributions, requires
+from collections.abc import Collection, Iterable
+from importlib.metadata import distributions, packages_distributions, requires
 from types import SimpleNamespace
 
 import pandas as pd
@@ -294,24 +295,78 @@ def test_the_command_is_refused_without_a_gpu(monkeypatch, capsys):
     assert "No CUDA device found" in capsys.readouterr().err
 
 
-def test_the_wheels_are_all_dependencies_except_the_large_ones():
-    """Include indirect dependencies."""
-    large = {"torch", "numpy", "pandas", "pyarrow", "scipy", "scikit_learn", "matplotlib"}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    queue, needed = [*project["dependencies"], *project["optional-dependencies"]["suite"]], set()
+def installed_requirements(names: Iterable[str], without: Collection[str] = ()) -> set[str]:
+    """Return installed packages and all their dependencies, in lower case and with underscores.
+
+    Dependencies for other Pythons or systems are not installed here.
+    """
     installed = {package.name.lower().replace("-", "_") for package in distributions()}
+    queue, needed = list(names), set()
     while queue:
         text = queue.pop()
         name = re.split(r"[^\w.-]", text)[0].lower().replace("-", "_")
-        # Dependencies for other Pythons or systems are not installed here.
-        if name in installed - large - needed and "extra ==" not in text:
+        if name in installed - set(without) - needed and "extra ==" not in text:
             needed.add(name)
             queue += requires(name) or []
+    return needed
+
+
+def wheels() -> set[str]:
+    """Return the packages that `benchmarks/gpu_wheels` downloads."""
     process = subprocess.run(
         [str(ROOT / "benchmarks" / "gpu_wheels"), "--list"],
         capture_output=True,
         text=True,
         check=True,
     )
-    listed = {line.partition("==")[0].lower().replace("-", "_") for line in process.stdout.split()}
-    assert listed == needed
+    return {line.partition("==")[0].lower().replace("-", "_") for line in process.stdout.split()}
+
+
+def test_the_wheels_are_all_dependencies_except_the_large_ones():
+    """Include indirect dependencies."""
+    large = {"torch", "numpy", "pandas", "pyarrow", "scipy", "scikit_learn", "matplotlib"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = [*project["dependencies"], *project["optional-dependencies"]["suite"]]
+    assert wheels() == installed_requirements(direct, without=large)
+
+
+IMPORT_WITHOUT_OTHER_PACKAGES = """
+import sys
+
+missing = set(sys.argv[1].split())
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import benchmarks.gpu.__main__
+from benchmarks.gpu.environment import import_checks
+
+checks = list(import_checks())
+print(len(checks), *(check.detail for check in checks if check.status != "pass"), sep="\\n")
+"""
+
+
+def test_the_wheels_and_the_packages_in_the_docs_are_enough(tmp_path):
+    """Without any other installed package, all modules can be imported, as on a GPU machine."""
+    page = " ".join((ROOT / "docs" / "gpu.md").read_text().split())
+    (stated,) = re.findall(r"needs Python 3\.12, ([\w, ]+ and \w+)\.", page)
+    allowed = {"fanin"} | wheels() | installed_requirements(re.split(r", | and ", stated))
+    modules = {
+        module
+        for module, packages in packages_distributions().items()
+        if not {package.lower().replace("-", "_") for package in packages} & allowed
+    }
+    assert "sklearn" in modules
+    process = subprocess.run(
+        [sys.executable, "-c", IMPORT_WITHOUT_OTHER_PACKAGES, " ".join(modules)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split("\n") == [str(len(environment.packages(ROOT))), ""]
