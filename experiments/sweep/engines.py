@@ -186,7 +186,7 @@ def run_trial(
     try:
         specs = _start_cells(configs, device)
         serial, stacked = _seconds_per_step(specs, device, n_cells or len(configs))
-        return EngineTrial(serial, stacked, _is_batch_invariant(specs))
+        return EngineTrial(serial, stacked, is_batch_invariant(specs))
     except FAILURES as error:
         raise FaninError(f"{type(error).__name__}: {error}") from error
 
@@ -288,7 +288,7 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _is_batch_invariant(specs: Sequence[TrainSpec]) -> bool:
+def is_batch_invariant(specs: Sequence[TrainSpec]) -> bool:
     """Return True if a reversed and a smaller stack give bit-identical parameters."""
     expected = _params_after_steps(specs)
     reverse = _params_after_steps(specs[::-1])[::-1]

@@ -164,7 +164,7 @@ class StackedEngine:
         keep_freed_memory()
         self.loaders = [_loader(spec) for spec in specs]
         first = self.loaders[0]
-        self._padding = stack_padding(first.cell, first.batch_size)
+        self._padding = stack_padding(first.cell, first.batch_size, first.device)
         padded = self._padding.pad(range(len(specs)))
         states = [_first_state(spec) for spec in specs]
         self._state = tree_map(lambda *ts: torch.stack(ts), *[states[slot] for slot in padded])

@@ -106,7 +106,7 @@ def test_configs_equal_those_of_the_command_line(cell_config):
         overrides = [
             *("data=gaussian", "data.image_side=8", "data.classes=3", "data.train_size=96"),
             *("data.test_size=32", "model.pool=false", "activation=tanh", "train.batch_size=32"),
-            *("train.steps=4", "probe=none"),
+            *("train.steps=8", "probe=none"),
         ]
         assert config == cell_config(*overrides, *case.overrides)
 
