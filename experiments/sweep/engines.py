@@ -266,10 +266,10 @@ class _StepTimer:
 
     def _time(self, action: Callable[[], object]) -> float:
         clock = time.thread_time if self._device == "cpu" else time.perf_counter
-        _synchronize(self._device)
+        synchronize(self._device)
         started = clock()
         action()
-        _synchronize(self._device)
+        synchronize(self._device)
         return clock() - started
 
 
@@ -283,8 +283,9 @@ def _ignore(*_: object) -> None:
     """Do nothing."""
 
 
-def _synchronize(device: str) -> None:
-    if device != "cpu":
+def synchronize(device: torch.device | str) -> None:
+    """Wait until a GPU has finished all its work; do nothing on a CPU."""
+    if str(device) != "cpu":
         torch.cuda.synchronize(device)
 
 

@@ -20,8 +20,9 @@ from fanin.probes.trace import forward_hooks, leaf_modules
 # last values of a tensor than for the values before. So a stack is padded with copies of one of
 # its networks if it has too few networks, or if tensors end in the middle of a vector. The results
 # of the copies are discarded. Matrix products also need MKL_CBWR (`experiments/__init__.py`).
-# These are rules for the kernels of a CPU. A stack on a GPU is not padded; `engine=auto` and the GPU
-# check compare stacks of different sizes (`is_batch_invariant` in `experiments/sweep/engines.py`).
+# These are rules for the kernels of a CPU. A stack on a GPU is not padded; `engine=auto` and the
+# GPU check compare stacks of different sizes (`is_batch_invariant` in
+# `experiments/sweep/engines.py`).
 
 # Minimum numbers of networks, of input channels over all networks, and of feature maps over all
 # networks and images. With fewer, oneDNN uses other convolution algorithms (measured over 44,800

@@ -28,7 +28,8 @@ def test_full_runs_to_the_end_on_a_cpu_with_tiny_networks(tmp_path, capsys):
     assert all(rate["steps_per_second"] > 0 and rate["error"] is None for rate in rates)
     methods = {(rate["method"], rate["cells"]) for rate in rates}
     assert methods == {
-        *(("one by one", 1), ("plain loop", 1), ("2 processes", 2)),
+        *(("one by one", 1), ("plain loop", 1), ("plain loop, torch's defaults", 1)),
+        ("2 processes", 2),
         *((method, cells) for method in ("stacked", "plain vmap") for cells in TINY_SIZE.cells),
         *(("stacked, grouped", 2), ("stacked, bmm", 2)),
     }
