@@ -117,6 +117,8 @@ class CellRun:
         """Load the data, build the network, and restore the cell's checkpoint if it has one."""
         started = time.perf_counter()
         cell = build_cell(config)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # for operations without a tensor that has a device
         use_arithmetic(cell.train.dtype, device)
         data, scaling = prepared(cell, device)
         on_progress(0, cell.train.total_steps(len(data.train)))

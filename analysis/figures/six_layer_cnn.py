@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from analysis.cli import figure_folder, plain_console
@@ -48,6 +47,8 @@ def six_layer_cnn() -> nn.Sequential:
 
 def digits() -> tuple[Float[Tensor, "image 1 8 8"], Int64[Tensor, " image"]]:
     """Return scikit-learn's digits with pixels from 0 to 1, and their labels."""
+    from sklearn.datasets import load_digits  # a GPU machine may import this module without it
+
     table = load_digits()
     images = torch.tensor(table.images[:, None] / 16.0, dtype=torch.float32)
     return images, torch.tensor(table.target)

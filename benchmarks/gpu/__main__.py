@@ -20,7 +20,9 @@ from rich.console import Console
 
 from benchmarks.gpu.check import Check, failures
 from benchmarks.gpu.environment import environment, import_checks
+from benchmarks.gpu.flags import SUITE
 from benchmarks.gpu.full import TINY_SIZE, Size, rates, table
+from benchmarks.gpu.graphs import graph_checks, invariance_checks
 from benchmarks.gpu.runs import checkpoint_checks, divergence_checks, probe_checks, stack_checks
 from benchmarks.gpu.steps import step_checks
 from benchmarks.gpu.sweep import sweep_checks
@@ -29,6 +31,7 @@ from benchmarks.page import Table, show
 from experiments.atomic_write import atomic_write
 from experiments.console import USAGE_ERROR
 from experiments.sweep.worker.limits import prepare_torch
+from experiments.training.cuda_graph import CAPTURES
 
 NAME = "benchmarks.gpu"
 
@@ -41,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("No CUDA device found. Use --device cpu for a dry run.", file=sys.stderr)
         return USAGE_ERROR
     prepare_torch()  # a worker's settings: one thread, deterministic algorithms
+    SUITE.set()
     out, started = Console(width=max(Console().width, 120)), time.perf_counter()
     info = environment(device)
     for name, value in info.items():
@@ -53,10 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checks.append(check)
             if check in failures([check]):
                 _print_failure(out, check)
+            if CAPTURES.failure is not None:
+                checks.append(_failed_capture(CAPTURES.failure))
+                _print_failure(out, checks[-1])
+                break
     # Write the results so far, in case a time limit ends the process.
     _write(args.json, info, checks, None, time.perf_counter() - started)
     load = TINY if args.tiny else Load(repeats=1 if args.quick else 5)
-    speeds = list(throughputs(device, load))
+    speeds = list(throughputs(device, load)) if CAPTURES.failure is None else []
     seconds = time.perf_counter() - started
     show(out, summary(checks, speeds))
     failed = failures(checks)
@@ -81,6 +89,7 @@ def _measure_throughput(
         out.print(f"{name}: {speed}", highlight=False, markup=False)
         results = {
             "environment": info,
+            "cuda_graphs": asdict(CAPTURES),
             "rates": [asdict(one) for one in measured],
             "seconds": time.perf_counter() - started,
         }
@@ -103,13 +112,23 @@ def all_checks(device: torch.device, *, tiny: bool, folder: Path) -> Iterator[Ch
         Folder for checkpoints and sweeps.
     """
     yield from step_checks(device, every_dtype=not tiny)
-    yield from stack_checks(device, every_option=not tiny)
     yield from probe_checks(device)
-    yield from divergence_checks(device)
-    yield from checkpoint_checks(device, folder / "checkpoints")
     engines = ("stacked",) if tiny else ("serial", "stacked")
     yield from sweep_checks(device, folder / "sweeps", engines)
     yield from import_checks()
+    # From here on this process captures CUDA graphs; a failed capture ends the checks.
+    yield from invariance_checks(device, every_option=not tiny)
+    yield from graph_checks(device)
+    yield from stack_checks(device, every_option=not tiny)
+    yield from divergence_checks(device)
+    yield from checkpoint_checks(device, folder / "checkpoints")
+
+
+def _failed_capture(reason: str) -> Check:
+    """Return a failed check instead of those that would run in a process with a failed capture."""
+    detail = f"{reason}; the remaining checks and the throughput were not run, because a failed "
+    detail += "capture leaves torch's allocator and random numbers in an inconsistent state"
+    return Check("CUDA graph", "capture", "failed capture", "error", 0.0, detail=detail)
 
 
 def summary(checks: Iterable[Check], speeds: Iterable[Throughput]) -> Table:
@@ -199,7 +218,8 @@ def _print_failure(out: Console, check: Check) -> None:
 def _milliseconds(speed: Throughput) -> str:
     assert speed.serial_seconds is not None  # because the ratio is not None
     assert speed.stacked_seconds is not None
-    return f"{1e3 * speed.serial_seconds:.1f} ms, {1e3 * speed.stacked_seconds:.1f} ms per cell"
+    serial, stacked = (1e3 * s for s in (speed.serial_seconds, speed.stacked_seconds))
+    return f"{serial:.2f} ms, {stacked:.2f} ms per cell and step"
 
 
 def _write(
@@ -212,9 +232,10 @@ def _write(
     """Write the report; `speeds` is None before throughput is measured."""
     throughput = speeds or ()
     report = {
-        "complete": speeds is not None,
+        "complete": speeds is not None and CAPTURES.failure is None,
         "environment": info,
         "seconds": seconds,
+        "cuda_graphs": asdict(CAPTURES),
         "passed": not failures(checks) and all(speed.error is None for speed in throughput),
         "checks": [asdict(check) for check in checks],
         "throughput": [asdict(speed) | {"ratio": speed.ratio} for speed in throughput],

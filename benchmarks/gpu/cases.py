@@ -22,7 +22,7 @@ from fanin.losses.table import TABLE
 DEFAULTS = (
     *("data=gaussian", "data.image_side=8", "data.classes=3", "data.train_size=96"),
     *("data.test_size=32", "model=two_layer", "model.pool=false", "activation=tanh"),
-    *("train.batch_size=32", "train.steps=4", "probe=none"),
+    *("train.batch_size=32", "train.steps=8", "probe=none"),
 )
 ALEXNET = ("data.image_side=16", "model.width=8", "model.dense=32")
 # Settings that make an option's network or its rounding errors small. With Adam's default eps, a

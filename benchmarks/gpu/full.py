@@ -9,23 +9,24 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 
 import torch
 
 from benchmarks.gpu.cases import config_of, train_spec
+from benchmarks.gpu.flags import SUITE, TORCH_DEFAULTS, Flags
 from benchmarks.gpu.methods import (
     BATCH_SIZE,
     LR,
     Overrides,
-    Processes,
     one_by_one,
     plain_loop,
     plain_vmap,
     stacked,
 )
+from benchmarks.gpu.processes import Processes
 from benchmarks.page import Table
+from experiments.training.cuda_graph import CAPTURES
 from experiments.training.engines import TrainSpec
 
 NETWORKS = {
@@ -41,6 +42,7 @@ COMMON = ("data.classes=10", "activation=relu", "data.train_size=4096", f"optim.
 TRAIN_IMAGES = {"MNIST": 60_000, "CIFAR-10": 50_000}
 CONV_CELLS = 128  # number of cells for which both forms of the convolutions are measured
 ONE_BY_ONE, STACKED = "one by one", "stacked"
+DEFAULT_LOOP = "plain loop, torch's defaults"
 
 
 @dataclass(frozen=True)
@@ -81,54 +83,99 @@ TINY_SIZE = Size(
 
 @dataclass(frozen=True)
 class Rate:
-    """Steps of one cell per second, or the reason why there is none."""
+    """Steps of one cell per second, or the reason why there is none.
+
+    Parameters
+    ----------
+    flags
+        torch's flags during the measurement (`benchmarks/gpu/flags.py`).
+    cuda_graphs
+        Number of CUDA graphs captured in it.
+    error
+        Reason why the measurement failed, or differs from the others.
+    """
 
     network: str
     data: str
     method: str
     cells: int
     steps_per_second: float | None = None
+    flags: dict[str, bool] | None = None
+    cuda_graphs: int = 0
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """A measurement that has not been run yet.
+
+    `run` returns the rate, and the flags that other processes have used.
+    """
+
+    method: str
+    cells: int
+    run: Callable[[], tuple[float, Flags | None]]
+    flags: Flags = SUITE
+    in_this_process: bool = True
 
 
 def rates(device: torch.device, size: Size) -> Iterator[Rate]:
     """Measure everything, the most important first.
 
-    An error, for example a lack of memory, affects only the measurement that raised it.
+    An error, for example a lack of memory, affects only the measurement that raised it. After a
+    failed capture of a CUDA graph, only other processes measure.
     """
     started = time.perf_counter()
     with Processes(size.processes, device) as processes:
         for data in DATA:
             for network in NETWORKS:
                 overrides = _overrides(network, data, size)
-                specs = _Specs(overrides, device)
-                measurements: list[tuple[str, int, Callable[[], float]]] = [
-                    *_measurements(overrides, specs, size, device),
-                    (
+                measurements = [
+                    *_measurements(overrides, _Specs(overrides, device), size, device),
+                    _Measurement(
                         f"{size.processes} processes",
                         size.processes,
-                        partial(processes, overrides, size.seconds),
+                        lambda o=overrides: processes(o, size.seconds, SUITE),  # type: ignore[misc]
+                        in_this_process=False,
                     ),
                 ]
-                for method, cells, measure in measurements:
+                for measurement in measurements:
+                    names = (network, data, measurement.method, measurement.cells)
                     if time.perf_counter() - started > size.deadline:
-                        yield Rate(network, data, method, cells, error="skipped: out of time")
+                        yield Rate(*names, error="skipped: out of time")
+                    elif CAPTURES.failure is not None and measurement.in_this_process:
+                        yield Rate(*names, error="skipped: a capture failed in this process")
                     else:
-                        yield _rate(network, data, method, cells, measure)
+                        yield _rate(network, data, measurement)
 
 
 def _measurements(
     overrides: Overrides, specs: _Specs, size: Size, device: torch.device
-) -> Iterator[tuple[str, int, Callable[[], float]]]:
+) -> Iterator[_Measurement]:
     seconds = size.seconds
-    yield ONE_BY_ONE, 1, lambda: one_by_one(specs(1), device, seconds)
-    yield "plain loop", 1, lambda: plain_loop(overrides, device, seconds)
+
+    def this_process(
+        method: str, cells: int, run: Callable[[], float], flags: Flags = SUITE
+    ) -> _Measurement:
+        return _Measurement(method, cells, lambda: (run(), None), flags)
+
+    yield this_process(ONE_BY_ONE, 1, lambda: one_by_one(specs(1), device, seconds))
+    for method, flags in (("plain loop", SUITE), (DEFAULT_LOOP, TORCH_DEFAULTS)):
+        yield this_process(method, 1, lambda: plain_loop(overrides, device, seconds), flags)
     for cells in size.cells:
-        yield STACKED, cells, lambda n=cells: stacked(specs(n), device, seconds)  # type: ignore[misc]
-        yield "plain vmap", cells, lambda n=cells: plain_vmap(specs(n), device, seconds)  # type: ignore[misc]
+        yield this_process(STACKED, cells, lambda n=cells: stacked(specs(n), device, seconds))  # type: ignore[misc]
+        yield this_process(
+            "plain vmap",
+            cells,
+            lambda n=cells: plain_vmap(specs(n), device, seconds),  # type: ignore[misc]
+        )
     n_conv = min(CONV_CELLS, max(size.cells))
-    yield "stacked, grouped", n_conv, lambda: stacked(specs(n_conv), device, seconds, "grouped")
-    yield "stacked, bmm", n_conv, lambda: stacked(specs(n_conv), device, seconds, "bmm")
+    for form in ("grouped", "bmm"):
+        yield this_process(
+            f"{STACKED}, {form}",
+            n_conv,
+            lambda f=form: stacked(specs(n_conv), device, seconds, f),  # type: ignore[misc]
+        )
 
 
 class _Specs:
@@ -160,12 +207,22 @@ def _overrides(network: str, data: str, size: Size) -> Overrides:
     return (*COMMON, *DATA[data], *model, f"train.batch_size={BATCH_SIZE}", steps, *extra)
 
 
-def _rate(network: str, data: str, method: str, cells: int, measure: Callable[[], float]) -> Rate:
+def _rate(network: str, data: str, measurement: _Measurement) -> Rate:
+    """Run a measurement with its flags."""
+    names = (network, data, measurement.method, measurement.cells)
+    captured, error = CAPTURES.count, None
     try:
-        return Rate(network, data, method, cells, measure())
-    except Exception as error:  # the next measurement may succeed
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return Rate(network, data, method, cells, error=reason)
+        measurement.flags.set()
+        speed, used = measurement.run()
+        flags = asdict(used or Flags.current())
+        if flags != asdict(measurement.flags):
+            error = "other flags than intended"
+        if CAPTURES.failure is not None and measurement.in_this_process:
+            error = f"measured without a CUDA graph: {CAPTURES.failure}"
+        return Rate(*names, speed, flags, CAPTURES.count - captured, error)
+    except Exception as exception:  # the next measurement may succeed
+        reason = f"{type(exception).__name__}: {' '.join(str(exception).split())[:200]}"
+        return Rate(*names, error=reason)
     finally:
         gc.collect()
         with suppress(RuntimeError):  # raised again if the device has failed
@@ -197,6 +254,7 @@ def table(measured: list[Rate]) -> Table:
         rows=tuple(rows),
         remarks=(
             f"Batches of {BATCH_SIZE} images, float32, SGD; one run of each, with warm-up. "
-            "Plain loop and plain vmap are written with torch alone.",
+            "Plain loop and plain vmap are written with torch alone. All but the loop with torch's "
+            "defaults use deterministic algorithms and no TF32.",
         ),
     )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +12,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 from benchmarks.gpu.cases import config_of
 from experiments.schema import build_cell
+from experiments.sweep.engines import synchronize
 from experiments.training.engines import SerialEngine, StackedEngine, TrainSpec
 from experiments.training.stacked_conv import ConvMethod
 
@@ -25,7 +22,16 @@ WARM_UP = 5  # steps; the fourth step of a stack captures its graph
 Overrides = tuple[str, ...]
 
 
-def rate(step: Callable[[int], object], device: torch.device, seconds: float, cells: int) -> float:
+Start = Callable[[], float]  # called after the warm-up; returns the time.monotonic() of the start
+
+
+def rate(
+    step: Callable[[int], object],
+    device: torch.device,
+    seconds: float,
+    cells: int,
+    start: Start = time.monotonic,
+) -> float:
     """Run a step repeatedly for about `seconds`; return cells times steps per second.
 
     Parameters
@@ -38,18 +44,20 @@ def rate(step: Callable[[int], object], device: torch.device, seconds: float, ce
         Duration after the warm-up. At least two steps are run.
     cells
         Number of cells that each step trains.
+    start
+        Returns the time at which the measurement starts, after waiting for it.
     """
     for number in range(WARM_UP):
         step(number)
-    _synchronize(device)
-    started, n_steps = time.perf_counter(), 0
-    while n_steps < 2 or time.perf_counter() - started < seconds:
+    synchronize(device)
+    started, n_steps = start(), 0
+    while n_steps < 2 or time.monotonic() < started + seconds:
         # Wait now and then, or the host would queue steps for much longer than `seconds`.
         for _ in range(2 if n_steps < 16 else 16):
             step(WARM_UP + n_steps)
             n_steps += 1
-        _synchronize(device)
-    return cells * n_steps / (time.perf_counter() - started)
+        synchronize(device)
+    return cells * n_steps / (time.monotonic() - started)
 
 
 def one_by_one(specs: Sequence[TrainSpec], device: torch.device, seconds: float) -> float:
@@ -85,7 +93,9 @@ def plain_vmap(specs: Sequence[TrainSpec], device: torch.device, seconds: float)
     return rate(step, device, seconds, len(specs))
 
 
-def plain_loop(overrides: Overrides, device: torch.device, seconds: float) -> float:
+def plain_loop(
+    overrides: Overrides, device: torch.device, seconds: float, start: Start = time.monotonic
+) -> float:
     """Train one cell with the loop that people write, with the data on the device."""
     cell = build_cell(config_of(*overrides))
     model = cell.network().to(device).train()
@@ -99,83 +109,10 @@ def plain_loop(overrides: Overrides, device: torch.device, seconds: float) -> fl
         F.cross_entropy(model(images[index]), labels[index]).backward()
         optimizer.step()
 
-    return rate(step, device, seconds, 1)
+    return rate(step, device, seconds, 1, start)
 
 
 def device_data(spec: TrainSpec) -> tuple[Tensor, Tensor]:
     """Return the scaled training images and the labels, on the device."""
     dtype = spec.cell.train.torch_dtype
     return spec.scaling.apply(spec.data.train.x, dtype), spec.data.train.y
-
-
-class Processes:
-    """Processes that run `plain_loop` on one device at the same time.
-
-    Parameters
-    ----------
-    n_processes
-        Number of processes. They start once, because `import torch` takes seconds.
-    device
-        Their device.
-    """
-
-    def __init__(self, n_processes: int, device: torch.device) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(n_processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, str(device)), daemon=True)
-            process.start()
-            self._pipes.append(ours)
-            self._processes.append(process)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for process in self._processes:
-            process.terminate()
-            process.join()
-
-    def __call__(self, overrides: Overrides, seconds: float) -> float:
-        """Return the sum of the processes' rates.
-
-        Raises
-        ------
-        RuntimeError
-            A process failed or ended.
-        """
-        for pipe in self._pipes:
-            pipe.send((overrides, seconds))
-        try:
-            answers = [pipe.recv() for pipe in self._pipes]
-        except EOFError:
-            raise RuntimeError("a process has ended") from None
-        for answer in answers:
-            if isinstance(answer, str):
-                raise RuntimeError(answer)
-        return sum(answers)
-
-
-def _serve(pipe: Connection, device: str) -> None:
-    """Answer requests with a rate, or with the message of an error."""
-    torch.set_num_threads(1)
-    while True:
-        overrides, seconds = pipe.recv()
-        answer: Any
-        try:
-            answer = plain_loop(overrides, torch.device(device), seconds)
-        except Exception as error:  # an out-of-memory error, for example
-            answer = f"{type(error).__name__}: {error}"
-        pipe.send(answer)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -22,7 +22,8 @@ from experiments.result import CellResult
 from experiments.schema import build_cell
 from experiments.stack import run_stack
 from experiments.training.checkpoint import Checkpointer, Stopped, saved_progress
-from experiments.training.engines import why_serial
+from experiments.training.cuda_graph import CAPTURES
+from experiments.training.engines import TrainSpec, why_serial
 from experiments.training.loop import OnProgress, TrainResult, train, train_stacked
 
 CPU = torch.device("cpu")
@@ -44,6 +45,8 @@ DIVERGING = {
     "float16 overflows": ("train.dtype=float16", "init=normal", "init.std=1e4", "activation=relu"),
     "NaN in the data": ("data.corrupt.share=0.05", "data.corrupt.kind=missing"),
 }
+# Four steps run as usual; the others replay a CUDA graph, with another learning rate each.
+STACK = ("train.steps=8", "schedule=cosine")
 OTHER_CELLS = (("seed_weights=1",), ("seed_weights=2", "init=xavier_uniform", "optim.lr=0.05"))
 
 
@@ -105,33 +108,37 @@ def compare_engines(case: Case, dtype: str, device: torch.device) -> Comparison:
     cells = [(*case.overrides, f"train.dtype={dtype}", *varying) for varying in ((), *OTHER_CELLS)]
     if case.group in ("init", "optim", "scaling"):  # `OTHER_CELLS` would override the case
         cells = [(*case.overrides, f"train.dtype={dtype}", f"seed_weights={n}") for n in range(3)]
-    configs = [config_of(*overrides) for overrides in cells]
+    configs = [config_of(*STACK, *overrides) for overrides in cells]
     cell = build_cell(configs[0])
     if reason := why_serial(cell):
         return Comparison(refused=reason)
     # Training copies the weights of a model, so both engines can use the same specs.
     specs = [train_spec(config, device) for config in configs]
-    serial_results = [train(spec, ignore_progress) for spec in specs]
+    serial = [train(spec, ignore_progress) for spec in specs]
+    captured = CAPTURES.count
     stacked = dict(train_stacked(specs, ignore_progress))
-    size = cell.train.batch_of(cell.data.source.train_size)
-    # Both engines round, and the errors of the steps add up.
-    step_bound = rounding(cell, dtype, size)
-    bound = 2 * len(_losses(serial_results[0])) * with_jumps(cell, step_bound)
-    differences = []
-    for index, (spec, serial) in enumerate(zip(specs, serial_results, strict=True)):
-        update = joined(serial.params) - joined(dict(spec.step.model.named_parameters()))
-        error = (joined(stacked[index].params) - joined(serial.params)).norm()
-        scale = joined(serial.params).norm()
-        allowed = bound * update.norm() + step_bound * scale
-        differences += [
-            Difference(f"params of cell {index}", float(error / scale), float(allowed / scale)),
-            Difference(
-                f"losses of cell {index}",
-                relative(_losses(stacked[index]), _losses(serial)),
-                bound,
-            ),
-        ]
+    differences = [equal("CUDA graphs", CAPTURES.count - captured, int(device.type == "cuda"))]
+    for index, spec in enumerate(specs):
+        differences += result_differences(index, spec, stacked[index], serial[index], dtype)
     return Comparison(tuple(differences))
+
+
+def result_differences(
+    index: int, spec: TrainSpec, stacked: TrainResult, serial: TrainResult, dtype: str
+) -> list[Difference]:
+    """Return the differences between the results of both engines for a cell of a stack."""
+    cell = spec.cell
+    # Both engines round, and the errors of the steps add up.
+    step_bound = rounding(cell, dtype, cell.train.batch_of(cell.data.source.train_size))
+    bound = 2 * len(_losses(serial)) * with_jumps(cell, step_bound)
+    update = joined(serial.params) - joined(dict(spec.step.model.named_parameters()))
+    error = (joined(stacked.params) - joined(serial.params)).norm()
+    scale = joined(serial.params).norm()
+    allowed = bound * update.norm() + step_bound * scale
+    return [
+        Difference(f"params of cell {index}", float(error / scale), float(allowed / scale)),
+        Difference(f"losses of cell {index}", relative(_losses(stacked), _losses(serial)), bound),
+    ]
 
 
 def compare_probes(case: Case, device: torch.device) -> Comparison:
@@ -271,7 +278,8 @@ def _stop_after(polls: int) -> Callable[[], bool]:
 
 
 def _losses(trained: TrainResult) -> torch.Tensor:
-    return torch.tensor(trained.curves["value"], dtype=torch.float64)
+    points = zip(trained.curves["metric"], trained.curves["value"], strict=True)
+    return torch.tensor([v for m, v in points if m == "train_loss"], dtype=torch.float64)
 
 
 def _values(table: dict[str, list[Any]], quantity: str) -> torch.Tensor:

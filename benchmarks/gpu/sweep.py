@@ -16,7 +16,7 @@ from experiments.training.settings import Train
 
 SEEDS = 3
 LAYERS = ("conv1", "fc1")  # of two_layer
-STEPS = 4
+STEPS = 8  # a stack replays its CUDA graph from the fifth step on
 
 
 def sweep_checks(

@@ -186,7 +186,7 @@ def run_trial(
     try:
         specs = _start_cells(configs, device)
         serial, stacked = _seconds_per_step(specs, device, n_cells or len(configs))
-        return EngineTrial(serial, stacked, _is_batch_invariant(specs))
+        return EngineTrial(serial, stacked, is_batch_invariant(specs))
     except FAILURES as error:
         raise FaninError(f"{type(error).__name__}: {error}") from error
 
@@ -266,10 +266,10 @@ class _StepTimer:
 
     def _time(self, action: Callable[[], object]) -> float:
         clock = time.thread_time if self._device == "cpu" else time.perf_counter
-        _synchronize(self._device)
+        synchronize(self._device)
         started = clock()
         action()
-        _synchronize(self._device)
+        synchronize(self._device)
         return clock() - started
 
 
@@ -283,12 +283,13 @@ def _ignore(*_: object) -> None:
     """Do nothing."""
 
 
-def _synchronize(device: str) -> None:
-    if device != "cpu":
+def synchronize(device: torch.device | str) -> None:
+    """Wait until a GPU has finished all its work; do nothing on a CPU."""
+    if str(device) != "cpu":
         torch.cuda.synchronize(device)
 
 
-def _is_batch_invariant(specs: Sequence[TrainSpec]) -> bool:
+def is_batch_invariant(specs: Sequence[TrainSpec]) -> bool:
     """Return True if a reversed and a smaller stack give bit-identical parameters."""
     expected = _params_after_steps(specs)
     reverse = _params_after_steps(specs[::-1])[::-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -163,7 +164,7 @@ class StackedEngine:
         keep_freed_memory()
         self.loaders = [_loader(spec) for spec in specs]
         first = self.loaders[0]
-        self._padding = stack_padding(first.cell, first.batch_size)
+        self._padding = stack_padding(first.cell, first.batch_size, first.device)
         padded = self._padding.pad(range(len(specs)))
         states = [_first_state(spec) for spec in specs]
         self._state = tree_map(lambda *ts: torch.stack(ts), *[states[slot] for slot in padded])
@@ -171,8 +172,10 @@ class StackedEngine:
         config = specs[0].step
         model = with_stacked_convs(config.model, first.device, conv)
         self._step = stacked_step(replace(config, model=model))
-        on_gpu = first.device.type == "cuda"
-        self._capture = (capture_cuda if on_gpu else None) if capture == "auto" else capture
+        if capture == "auto":
+            on_gpu = first.device.type == "cuda"
+            capture = partial(capture_cuda, device=first.device) if on_gpu else None
+        self._capture = capture
         self._start(padded)
 
     def _start(self, padded: Sequence[int]) -> None:

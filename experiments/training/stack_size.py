@@ -20,6 +20,9 @@ from fanin.probes.trace import forward_hooks, leaf_modules
 # last values of a tensor than for the values before. So a stack is padded with copies of one of
 # its networks if it has too few networks, or if tensors end in the middle of a vector. The results
 # of the copies are discarded. Matrix products also need MKL_CBWR (`experiments/__init__.py`).
+# These are rules for the kernels of a CPU. A stack on a GPU is not padded; `engine=auto` and the
+# GPU check compare stacks of different sizes (`is_batch_invariant` in
+# `experiments/sweep/engines.py`).
 
 # Minimum numbers of networks, of input channels over all networks, and of feature maps over all
 # networks and images. With fewer, oneDNN uses other convolution algorithms (measured over 44,800
@@ -60,8 +63,8 @@ class StackPadding:
         return [*slots, *[slots[0]] * n_copies]
 
 
-def stack_padding(cell: Cell, batch_size: int) -> StackPadding:
-    """Return the padding that a stack of this cell's networks needs.
+def stack_padding(cell: Cell, batch_size: int, device: torch.device) -> StackPadding:
+    """Return the padding that a stack of this cell's networks needs on a device.
 
     The last values of each tensor, for which a kernel may use another formula, must belong to
     copies. In memory, feature maps are ordered by image and then by network, and so are the
@@ -70,6 +73,8 @@ def stack_padding(cell: Cell, batch_size: int) -> StackPadding:
     If the batch size is a multiple of `VECTOR`, then so are the sizes of all tensors except the
     features before a batch normalization.
     """
+    if device.type != "cpu":
+        return StackPadding(min_networks=1, n_copies=0)
     min_networks = MIN_NETWORKS
     lengths = []  # values of one network at the end of each tensor
     for layer, shape in layer_outputs(cell, batch_size):

@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distributions, requires
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from importlib.metadata import distributions, packages_distributions, requires
 from types import SimpleNamespace
 
 import pandas as pd
@@ -15,13 +17,16 @@ import pytest
 import torch
 
 import benchmarks.gpu.__main__ as command
-from benchmarks.gpu import environment, runs, sweep, throughput
+from benchmarks.gpu import environment, graphs, runs, sweep, throughput
 from benchmarks.gpu.cases import GROUPS, Case, config_of, option_cases, options
 from benchmarks.gpu.check import Comparison, Difference, failures, run_check
 from benchmarks.gpu.steps import compare_step
 from benchmarks.measure import ROOT
 from experiments.cell import CellRun
 from experiments.clip import ClipValue
+from experiments.training.cuda_graph import CaptureLog
+from experiments.training.engines import StackedEngine
+from experiments.training.stack_size import StackPadding
 from fanin.losses.table import TABLE
 
 CPU = torch.device("cpu")
@@ -66,7 +71,7 @@ def test_every_part_is_checked(dry_run):
     parts = {check["part"] for check in dry_run.report["checks"]}
     assert parts == {
         *("one step", "stacked = serial", "probes", "divergence", "checkpoint", "sweep"),
-        "imports",
+        *("imports", "CUDA graph", "batch invariance"),
     }
     assert all(f" {part}: " in dry_run.output for part in parts)
     imported = {check["group"] for check in dry_run.report["checks"] if check["part"] == "imports"}
@@ -105,7 +110,7 @@ def test_configs_equal_those_of_the_command_line(cell_config):
         overrides = [
             *("data=gaussian", "data.image_side=8", "data.classes=3", "data.train_size=96"),
             *("data.test_size=32", "model.pool=false", "activation=tanh", "train.batch_size=32"),
-            *("train.steps=4", "probe=none"),
+            *("train.steps=8", "probe=none"),
         ]
         assert config == cell_config(*overrides, *case.overrides)
 
@@ -240,6 +245,66 @@ def test_an_exception_is_the_result_of_its_check_and_names_its_line():
     assert run_check("a", "b", "c", Comparison).status == "error"  # nothing was compared
 
 
+def test_a_graph_with_another_result_or_without_a_capture_fails(monkeypatch):
+    overrides = ("model=linear", "schedule=cosine")
+    assert failed(graphs.compare_replay(overrides, CPU)) == set()
+    monkeypatch.setattr(graphs, "_as_usual", lambda function: lambda: None)
+    assert failed(graphs.compare_replay(overrides, CPU)) == {"losses", "state", "repeated losses"}
+    monkeypatch.setattr(graphs, "_as_usual", None)
+    assert failed(graphs.compare_replay(overrides, CPU)) == {"captured graphs"}
+
+
+def test_a_cell_that_diverges_elsewhere_in_a_shrinking_stack_fails(monkeypatch):
+    original = graphs.train_stacked
+
+    def wrong_train_stacked(specs, on_progress):
+        for index, trained in original(specs, on_progress):
+            yield index, replace(trained, divergence=None) if index == 3 else trained
+
+    assert failed(graphs.compare_recapture(CPU)) == set()
+    monkeypatch.setattr(graphs, "train_stacked", wrong_train_stacked)
+    assert failed(graphs.compare_recapture(CPU)) == {"divergence of cell 3"}
+
+
+def test_a_result_that_depends_on_the_stack_fails(monkeypatch):
+    assert failed(graphs.compare_stacks(TWO_LAYER, CPU)) == set()
+    monkeypatch.setattr("experiments.training.engines.stack_padding", lambda *_: StackPadding(1, 0))
+    original = StackedEngine.step
+
+    def step(self, number):  # as a kernel that rounds differently for few networks
+        losses = original(self, number)
+        if len(self.loaders) < graphs.INVARIANT_CELLS:
+            self._state["params"]["fc1.weight"] *= 1 + 1e-6
+        return losses
+
+    monkeypatch.setattr(StackedEngine, "step", step)
+    assert failed(graphs.compare_stacks(TWO_LAYER, CPU)) == {"bit-identical"}
+
+
+def test_a_failed_capture_ends_the_checks(monkeypatch, tmp_path, capsys):
+    log = CaptureLog()
+
+    def checks(device, *, tiny, folder):
+        yield run_check("CUDA graph", "replay", "a", lambda: Comparison((Difference("x", 0, 0),)))
+        log.failure = "operation not permitted when stream is capturing"
+        yield run_check("CUDA graph", "replay", "b", lambda: Comparison((Difference("x", 0, 0),)))
+        raise AssertionError("another check ran")
+
+    monkeypatch.setattr(command, "CAPTURES", log)
+    monkeypatch.setattr(command, "all_checks", checks)
+    monkeypatch.setattr(command, "throughputs", lambda device, load: 1 / 0)
+    monkeypatch.setattr(command, "prepare_torch", lambda: None)
+    monkeypatch.setattr(command.SUITE.__class__, "set", lambda self: None)
+    path = tmp_path / "out.json"
+    assert command.main(["--device", "cpu", "--tiny", "--json", str(path)]) == 1
+    report = json.loads(path.read_text())
+    assert [check["status"] for check in report["checks"]] == ["pass", "pass", "error"]
+    assert report["cuda_graphs"] == {"count": 0, "failure": log.failure}
+    assert not report["complete"]
+    assert not report["passed"]
+    assert "not permitted" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.2])
 def test_a_difference_above_its_tolerance_fails(value):
     comparison = Comparison((Difference("good", 0.0, 0.1), Difference("bad", value, 0.1)))
@@ -260,6 +325,7 @@ def test_all_checks_run_after_a_failure_and_the_exit_status_is_1(monkeypatch, tm
     monkeypatch.setattr(command, "all_checks", checks)
     monkeypatch.setattr(command, "throughputs", lambda device, load: iter(()))
     monkeypatch.setattr(command, "prepare_torch", lambda: None)
+    monkeypatch.setattr(command.SUITE.__class__, "set", lambda self: None)
     path = tmp_path / "out.json"
     assert command.main(["--device", "cpu", "--tiny", "--json", str(path)]) == 1
     report = json.loads(path.read_text())
@@ -294,24 +360,78 @@ def test_the_command_is_refused_without_a_gpu(monkeypatch, capsys):
     assert "No CUDA device found" in capsys.readouterr().err
 
 
-def test_the_wheels_are_all_dependencies_except_the_large_ones():
-    """Include indirect dependencies."""
-    large = {"torch", "numpy", "pandas", "pyarrow", "scipy", "scikit_learn", "matplotlib"}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    queue, needed = [*project["dependencies"], *project["optional-dependencies"]["suite"]], set()
+def installed_requirements(names: Iterable[str], without: Collection[str] = ()) -> set[str]:
+    """Return installed packages and all their dependencies, in lower case and with underscores.
+
+    Dependencies for other Pythons or systems are not installed here.
+    """
     installed = {package.name.lower().replace("-", "_") for package in distributions()}
+    queue, needed = list(names), set()
     while queue:
         text = queue.pop()
         name = re.split(r"[^\w.-]", text)[0].lower().replace("-", "_")
-        # Dependencies for other Pythons or systems are not installed here.
-        if name in installed - large - needed and "extra ==" not in text:
+        if name in installed - set(without) - needed and "extra ==" not in text:
             needed.add(name)
             queue += requires(name) or []
+    return needed
+
+
+def wheels() -> set[str]:
+    """Return the packages that `benchmarks/gpu_wheels` downloads."""
     process = subprocess.run(
         [str(ROOT / "benchmarks" / "gpu_wheels"), "--list"],
         capture_output=True,
         text=True,
         check=True,
     )
-    listed = {line.partition("==")[0].lower().replace("-", "_") for line in process.stdout.split()}
-    assert listed == needed
+    return {line.partition("==")[0].lower().replace("-", "_") for line in process.stdout.split()}
+
+
+def test_the_wheels_are_all_dependencies_except_the_large_ones():
+    """Include indirect dependencies."""
+    large = {"torch", "numpy", "pandas", "pyarrow", "scipy", "scikit_learn", "matplotlib"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = [*project["dependencies"], *project["optional-dependencies"]["suite"]]
+    assert wheels() == installed_requirements(direct, without=large)
+
+
+IMPORT_WITHOUT_OTHER_PACKAGES = """
+import sys
+
+missing = set(sys.argv[1].split())
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import benchmarks.gpu.__main__
+from benchmarks.gpu.environment import import_checks
+
+checks = list(import_checks())
+print(len(checks), *(check.detail for check in checks if check.status != "pass"), sep="\\n")
+"""
+
+
+def test_the_wheels_and_the_packages_in_the_docs_are_enough(tmp_path):
+    """Without any other installed package, all modules can be imported, as on a GPU machine."""
+    page = " ".join((ROOT / "docs" / "gpu.md").read_text().split())
+    (stated,) = re.findall(r"needs Python 3\.12, ([\w, ]+ and \w+)\.", page)
+    allowed = {"fanin"} | wheels() | installed_requirements(re.split(r", | and ", stated))
+    modules = {
+        module
+        for module, packages in packages_distributions().items()
+        if not {package.lower().replace("-", "_") for package in packages} & allowed
+    }
+    assert "sklearn" in modules
+    process = subprocess.run(
+        [sys.executable, "-c", IMPORT_WITHOUT_OTHER_PACKAGES, " ".join(modules)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split("\n") == [str(len(environment.packages(ROOT))), ""]

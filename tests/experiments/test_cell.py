@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.cell import run_cell
+from experiments.cell import CellRun, run_cell
 from experiments.inputs import prepared
 from experiments.result import CellResult
 from experiments.schema import build_cell
@@ -333,3 +333,20 @@ def test_lsuv_weights_do_not_depend_on_the_probe_set(cell_config):
         for probe in (["probe=none"], ["probe.size=8", "probe.draws=2"], ["probe.size=32"])
     ]
     assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize(("name", "selected"), [("cuda:1", ["cuda:1"]), ("cuda", []), ("cpu", [])])
+def test_a_cell_selects_its_gpu(cell_config, monkeypatch, name, selected):
+    class Loading(Exception):
+        """The cell starts to load its data."""
+
+    def load(cell, device):
+        raise Loading
+
+    devices = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: devices.append(str(device)))
+    monkeypatch.setattr("experiments.cell.use_arithmetic", lambda dtype, device: None)
+    monkeypatch.setattr("experiments.cell.prepared", load)
+    with pytest.raises(Loading):
+        CellRun.start(cell_config(*SMALL), torch.device(name))
+    assert devices == selected

@@ -4,7 +4,10 @@ A CPU has no CUDA graphs. The tests record a step's operations and repeat them o
 as a graph does: no Python code of the step runs again.
 """
 
+import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from experiments.training.cuda_graph import WARM_UP, GraphedFunction, copy_tree
+from experiments.training import cuda_graph
+from experiments.training.cuda_graph import (
+    WARM_UP,
+    CaptureLog,
+    GraphedFunction,
+    capture_cuda,
+    copy_tree,
+)
 from experiments.training.engines import StackedEngine
 
 STEPS = 12
@@ -100,17 +110,116 @@ def test_a_step_is_captured_once_until_half_of_the_stack_is_gone(cell_config):
     assert captures == [6, 2]
 
 
-def test_a_failed_capture_is_reported_once_and_does_not_stop_training(capsys, monkeypatch):
-    monkeypatch.setattr("experiments.training.cuda_graph._reported", False)
-    calls = []
+def test_a_failed_capture_is_reported_and_the_process_captures_no_more(capsys, monkeypatch):
+    log = CaptureLog()
+    monkeypatch.setattr(cuda_graph, "CAPTURES", log)
+    calls, captures = [], []
 
     def failing(function):
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        captures.append(1)
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        finally:  # as torch.cuda.graph
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     for _ in range(2):
         function = GraphedFunction(lambda: calls.append(1), failing)
         for _ in range(WARM_UP + 3):
             function()
     assert len(calls) == 2 * (WARM_UP + 3)
+    assert len(captures) == 1
+    assert log == CaptureLog(0, "operation not permitted when stream is capturing")
     (line,) = capsys.readouterr().err.splitlines()
     assert "operation not permitted" in line
+
+
+def test_captures_are_counted(monkeypatch):
+    log = CaptureLog()
+    monkeypatch.setattr(cuda_graph, "CAPTURES", log)
+    for capture in (lambda function: function, None):
+        function = GraphedFunction(lambda: None, capture)
+        for _ in range(WARM_UP + 3):
+            function()
+    assert log == CaptureLog(1, None)
+
+
+class FakeCuda:
+    """The parts of torch.cuda that a capture uses, with the current device and stream of each.
+
+    As in torch: `graph` ends the capture before it leaves its stream, and a stream without a device
+    is one of the current device.
+    """
+
+    def __init__(self) -> None:
+        self.current, self.streams = 0, {0: "default 0", 1: "default 1"}
+        self.captured_on: list[tuple[int, str]] = []
+        self.replayed_on: list[int] = []
+        self.warning: str | None = None
+        self.failure: str | None = None
+
+    @contextmanager
+    def device(self, device):
+        before, self.current = self.current, device.index
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def Stream(self, device=None):
+        return SimpleNamespace(device=self.current if device is None else device.index)
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.streams[stream.device] = self.streams[stream.device], "capture"
+        before_device, self.current = self.current, stream.device
+        try:
+            yield
+        finally:
+            self.streams[stream.device], self.current = before, before_device
+
+    @contextmanager
+    def graph(self, graph, stream=None):
+        stream = stream or self.Stream()
+        before, self.streams[stream.device] = self.streams[stream.device], "capture"
+        self.captured_on.append((self.current, self.streams[self.current]))
+        yield
+        if self.warning:
+            warnings.warn(self.warning, stacklevel=1)
+        if self.failure:
+            raise RuntimeError(self.failure)
+        self.streams[stream.device] = before
+
+    def CUDAGraph(self):
+        return SimpleNamespace(replay=lambda: self.replayed_on.append(self.current))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    fake = FakeCuda()
+    for name in ("device", "Stream", "stream", "graph", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    cuda_graph._capture_stream.cache_clear()
+    yield fake
+    cuda_graph._capture_stream.cache_clear()
+
+
+def test_capture_and_replay_are_on_the_device_of_the_function(cuda):
+    for index in (0, 1, 0):  # another device was used first
+        capture_cuda(lambda: None, torch.device("cuda", index))()
+    assert cuda.captured_on == [(0, "capture"), (1, "capture"), (0, "capture")]
+    assert cuda.replayed_on == [0, 1, 0]
+    assert (cuda.current, cuda.streams) == (0, {0: "default 0", 1: "default 1"})
+
+
+def test_an_empty_capture_is_an_error(cuda):
+    cuda.warning = "The CUDA Graph is empty. This usually means that the graph was attempted ..."
+    with pytest.raises(RuntimeError, match="The CUDA Graph is empty"):
+        capture_cuda(lambda: None, torch.device("cuda", 1))
+
+
+def test_a_failed_capture_leaves_its_stream_and_device(cuda):
+    cuda.failure = "operation failed due to a previous error during capture"
+    with pytest.raises(RuntimeError, match="previous error"):
+        capture_cuda(lambda: None, torch.device("cuda", 1))
+    assert (cuda.current, cuda.streams) == (0, {0: "default 0", 1: "default 1"})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stacks import SMALL, assert_stacking_changes_no_bit, stack_configs
+from stacks import CPU, SMALL, assert_stacking_changes_no_bit, stack_configs
 
 from experiments.schema import build_cell
 from experiments.training.stack_size import stack_padding, training_bytes
@@ -131,10 +131,17 @@ def test_stacking_changes_no_bit_of_larger_networks(cell_config, case):
 
 def test_only_convolutions_of_few_channels_need_large_stacks(cell_config):
     def min_networks(*texts: str) -> int:
-        return stack_padding(build_cell(cell_config(*texts)), batch_size=64).min_networks
+        return stack_padding(build_cell(cell_config(*texts)), 64, CPU).min_networks
 
     assert min_networks("model=mlp") == min_networks("model=two_layer", "data=cifar10") == 3
     assert min_networks("model=two_layer", "data=mnist") == 8
+
+
+@pytest.mark.parametrize("texts", [("model=mlp",), ("model=two_layer", "data=mnist")], ids=str)
+def test_only_a_cpu_needs_padding(cell_config, texts):
+    cell = build_cell(cell_config(*texts))
+    assert stack_padding(cell, 30, torch.device("cuda", 0)).pad([4]) == [4]
+    assert len(stack_padding(cell, 30, CPU).pad([4])) > 1
 
 
 # --- memory -----------------------------------------------------------------------------------
