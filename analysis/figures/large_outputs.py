@@ -207,9 +207,9 @@ def caption(tables: Tables) -> str:
         "Largest outputs during training (root mean square of the logits) by cause and remedy: "
         f"geometric mean over n = {n} seeds, and in the second line the mean test accuracy (for "
         "the regression: the share of the variance that it explains). “inf”: every seed "
-        "diverged; “inf in 2”: two did. Frame: outputs (at most 3 times) and accuracy as in the "
-        "healthy network. "
-        "Grey: the remedy undoes the cause, or there is nothing to cure. Lower rate: 10 times, for "
+        "diverged; “inf in 2”: two did. Orange frame: outputs (at most 3 times) and accuracy as "
+        "in the healthy network. Grey: the remedy undoes the cause, or there is nothing to cure. "
+        "Lower rate: 10 times, for "
         "the large learning rate 20 times.\n\n"
         "Outputs before training (bars: range, and tick: geometric mean of "
         f"{setting['probe.draws']:.0f} draws in each of n = {n} seeds), as predicted by theory "
@@ -275,11 +275,11 @@ def _box(
     axis.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="white", linewidth=1))
     if len(healthy) and is_healthy(rows, healthy):
         inner = (corner[0] + 0.04, corner[1] + 0.06)
-        axis.add_patch(Rectangle(inner, 0.92, 0.88, fill=False, edgecolor="black", linewidth=2))
+        axis.add_patch(Rectangle(inner, 0.92, 0.88, fill=False, edgecolor=PALETTE[1], lw=2))
     lightness = color[:3] @ np.array([0.2126, 0.7152, 0.0722])
     axis.text(
         x, y, f"{size_text(rows['log_size'])}\n{accuracy:.0%}", ha="center", va="center",
-        fontsize=7, color="black" if lightness > 0.4 else "white",
+        fontsize=7, color="black" if lightness > 0.46 else "white",
     )  # fmt: skip
 
 
@@ -326,7 +326,8 @@ def _start(cells: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(causes)), causes)
     axis.set_ylim(len(causes) - 0.4, -0.7)
     axis.set_xlim(None, right)
-    ticks = range(0, int(right) + 1, 2)
+    first = 2 * int(np.floor(axis.get_xlim()[0] / 2)) + 2
+    ticks = range(first, int(right) + 1, 2)
     axis.set_xticks(list(ticks), [f"$10^{{{tick}}}$" for tick in ticks])
     axis.grid(axis="x", color="0.9", linewidth=0.6)
     axis.tick_params(axis="y", length=0)

@@ -37,15 +37,16 @@ def caption(tables: Tables) -> str:
     """Write the captions of the three figures."""
     cells = tables[CELLS]
     n = cells["seed"].nunique()
-    n_plotted = len(_without_input_overflow(rows_where(cells, {"part": SETTINGS})))
+    pairs = _first_layers(rows_where(cells, {"part": SETTINGS}))
+    distance = (pairs["measured"] - pairs["predicted"]).abs()
     return (
         "When the loss becomes inf or NaN, by activation and init (rows) and dtype, input range "
         "and number of layers (columns). Number in a box: of n = "
         f"{n} seeds, those with a bad loss, if not all have the same outcome.\n\n"
         "First layer whose pre-activations overflow before training, measured against predicted "
-        f"(n = {n_plotted} networks; the larger a circle, the more networks; the number is "
-        "written where no layer overflows or the prediction is wrong). Networks whose input "
-        "overflows are left out.\n\n"
+        f"(n = {len(pairs):,} networks; equal in {(distance == 0).sum():,}, one layer apart in "
+        f"{(distance == 1).sum():,}). The larger a circle, the more networks; their number is "
+        "written where no layer overflows. Networks whose input overflows are left out.\n\n"
         "A regression by full-batch gradient descent: learning rate times lambda_0, the largest "
         f"Hessian eigenvalue at initialization, of each network (n = {n} seeds, a line of points "
         "per seed). Cross: the loss becomes inf or NaN; circle: it stays finite. Solid line: 2, "
@@ -123,27 +124,27 @@ def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, st
         x += size
 
 
-def _without_input_overflow(settings: pd.DataFrame) -> pd.DataFrame:
-    return settings[settings["layer_predicted"].fillna(1.0) > 0]
+def _first_layers(settings: pd.DataFrame) -> pd.DataFrame:
+    """Return the predicted and measured first layers of networks whose input does not overflow."""
+    rows = settings[settings["layer_predicted"].fillna(1.0) > 0]
+    layers = rows.reindex(columns=["layer_predicted", "first_layer"]).fillna(NONE)
+    return layers.set_axis(["predicted", "measured"], axis=1)
 
 
 def _layer_figure(settings: pd.DataFrame) -> Figure:
     """Plot the measured against the predicted first overflowing layer."""
     figure = Figure(figsize=LAYER_SIZE, layout="constrained")
     axis = figure.subplots()
-    rows = _without_input_overflow(settings)
-    measured = rows["first_layer"] if "first_layer" in rows else pd.Series(np.nan, rows.index)
-    pairs = pd.DataFrame({"x": rows["layer_predicted"].fillna(NONE), "y": measured.fillna(NONE)})
-    counts = pairs.value_counts().reset_index(name="count")
+    counts = _first_layers(settings).value_counts().reset_index(name="count")
+    x, y = counts["predicted"], counts["measured"]
     axis.plot([1, NONE], [1, NONE], color="0.7", linewidth=0.8, zorder=0)
-    axis.scatter(
-        counts["x"], counts["y"], s=14 + 0.8 * counts["count"], color=PALETTE[0], alpha=0.5
-    )
-    # Labels on the diagonal would overlap.
-    off_diagonal = (counts["x"] != counts["y"]) | (counts["x"] == NONE)
-    for point in counts[off_diagonal].to_dict("records"):
-        axis.annotate(str(point["count"]), (point["x"], point["y"]), xytext=(5, -9),
-                      textcoords="offset points", fontsize="x-small")  # fmt: skip
+    axis.scatter(x, y, s=10 * np.sqrt(counts["count"]), color=PALETTE[0], alpha=0.5)
+    # Labels of points near the diagonal would overlap.
+    for point in counts[(x == NONE) | (y == NONE)].to_dict("records"):
+        fits = point["count"] >= 500  # into its circle
+        axis.annotate(f"{point['count']:,}", (point["predicted"], point["measured"]),
+                      xytext=(0, 0) if fits else (0, -10), textcoords="offset points",
+                      ha="center", va="center", fontsize="x-small")  # fmt: skip
     ticks = [1, 2, 5, 10, 20, 40]
     axis.set(xscale="log", yscale="log", xlim=(0.8, 170), ylim=(0.8, 170))
     axis.set_xticks([*ticks, NONE], [*map(str, ticks), "none"])

@@ -177,9 +177,15 @@ def test_wrong_onsets_lie_on_the_wrong_side_of_the_claims() -> None:
 
 def test_the_caption_counts_the_plotted_networks() -> None:
     settings = pd.DataFrame(
-        {"seed": 0, "part": SETTINGS, "layer_predicted": [0.0, 0.0, 3.0, np.nan, 3.0]}
+        {
+            "seed": 0,
+            "part": SETTINGS,
+            "layer_predicted": [0.0, 0.0, 3.0, np.nan, 3.0, 5.0],
+            "first_layer": [np.nan, np.nan, 3.0, np.nan, 4.0, np.nan],
+        }
     )
-    assert "(n = 3 networks;" in caption({"cells": settings})
+    text = caption({"cells": settings})
+    assert "(n = 4 networks; equal in 2, one layer apart in 1)" in text
 
 
 @pytest.mark.parametrize(
