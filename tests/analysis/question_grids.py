@@ -30,6 +30,7 @@ def large_outputs() -> pd.DataFrame:
     start = table["cause"].isin(study.LARGE_START)
     steps = table["cause"].isin([*study.LARGE_STEPS, study.REGRESSION])
     cured = table["remedy"].isin([study.NORM_CLIP, study.VALUE_CLIP, study.LOWER_RATE])
+    cured |= (table["cause"] == study.REGRESSION) & (table["remedy"] == study.XAVIER)
     log_size = np.where(start, 10.0, np.where(steps & ~cured, study.LARGEST, 0.5))
     table["log_size"] = log_size + noise(len(table), 0.05)
     alone = table["remedy"] == study.NOTHING
@@ -98,7 +99,8 @@ def inf_loss() -> pd.DataFrame:
             "zero_biases": pd.to_numeric(cells["init.bias"], errors="coerce") == 0,
         }
     )
-    settings, features = (table["part"] == name for name in (study.SETTINGS, study.FEATURES))
+    settings = table["part"] == study.SETTINGS
+    regression = table["part"].isin([study.FEATURES, study.ONSET])
     large = table["init"].isin(["N(0, 1)", "U(0, 1)"]) & (table["depth"] == 48)
     large &= table["activation"] == "relu"
     half = table["dtype"] == "float16"
@@ -111,9 +113,10 @@ def inf_loss() -> pd.DataFrame:
         (table["depth"] == 48) | (table["clip"] == "none")
     )
     missing = table["part"] == study.MISSING
-    unequal = features & (table["inputs"] == "raw") & (table["spread_of_features"] > 1)
-    table["lr_times_curvature"] = np.where(unequal, 1e5, 1.0) * table["lr"].where(features)
-    diverges = table["lr_times_curvature"] > 2
+    curvature = np.where(table["activation"] == "relu", 1e6, 1e3)
+    curvature = np.where(table["inputs"] == "raw", curvature, 8.0) * (1 + 0.01 * table["seed"])
+    table["lr_times_curvature"] = curvature * table["lr"].where(regression)
+    diverges = table["lr_times_curvature"] > 4
     table["bad_first"] = (first | naive).astype(float)
     table["bad"] = (bad | naive | clipped | missing | diverges).astype(float)
     mse = (table["part"] == study.LOSSES) & (table["loss"] == "mse")

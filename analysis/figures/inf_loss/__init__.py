@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.figures.inf_loss.cells import (
@@ -14,11 +15,13 @@ from analysis.figures.inf_loss.cells import (
     INITS,
     LOSSES,
     MISSING,
+    ONSET,
     SETTINGS,
     ZERO_IMAGE,
     summarize,
 )
-from analysis.figures.inf_loss.figures import caption, figures
+from analysis.figures.inf_loss.figures import STABLE, caption, figures
+from analysis.figures.query import bracket
 from analysis.scoring.effects import difference, least, per_seed, rows_where, tuned
 from analysis.scoring.scored_study import ScoredStudy
 from analysis.scoring.verdict import Effect
@@ -29,7 +32,7 @@ OTHER_INITS = ["He", "Xavier", "PyTorch default", "U(-0.01, 0.01)"]
 MINMAX = {"inputs": ["0 to 1", "−1 to 1"], "depth": 48, "activation": "relu"}
 DEEP = {"depth": 48, "activation": "relu", "dtype": "float32", "inputs": "standardized"}
 CLIPPED = ["norm", "value"]
-STABLE = 2.0  # gradient descent on a quadratic loss is stable below 2 / curvature
+WRONG_ONSETS = (1.0, 16.0)  # in units of 1 / lambda_0, of null models
 
 
 def _settings(outcome: str, of: Mapping[str, Any], minus: Mapping[str, Any]) -> Effect:
@@ -44,10 +47,41 @@ def _prediction(cells: pd.DataFrame) -> float:
     return float(shares[0] - shares[1])
 
 
-def _above_stable_rate(cells: pd.DataFrame) -> float:
-    rows = rows_where(cells, {"part": FEATURES})
-    above = rows["lr_times_curvature"] > STABLE
-    return float(rows.loc[above, "bad"].mean() - rows.loc[~above, "bad"].mean())
+def _log_onsets(cells: pd.DataFrame) -> pd.Series:
+    """Return by input and activation log2 of the rate from which a seed's regression diverges.
+
+    The rate is in units of 2 / lambda_0: the geometric mean of the first rate that diverges and of
+    the rate before. It is NaN if the smallest rate diverges or no rate does.
+    """
+    logs = {}
+    for key, rows in rows_where(cells, {"part": ONSET}).groupby(["inputs", "activation"]):
+        by_rate = rows.sort_values("lr_times_curvature")
+        before, first = bracket(
+            by_rate["lr_times_curvature"].to_numpy(float), by_rate["bad"].to_numpy(float) > 0
+        )
+        between = before > 0 and np.isfinite(first)
+        logs[key] = np.log2(np.sqrt(before * first) / STABLE) if between else np.nan
+    return pd.Series(logs, dtype=float)
+
+
+def _least_onset(cells: pd.DataFrame) -> float:
+    return float(_log_onsets(cells).min(skipna=False))
+
+
+def _greatest_onset(cells: pd.DataFrame) -> float:
+    """Return the largest onset with standardized features."""
+    standardized = cells[cells["inputs"] == "standardized"]
+    return float(_log_onsets(standardized).max(skipna=False))
+
+
+def _with_onset(onset: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Return the null model: the regression diverges from `onset` / lambda_0 on."""
+
+    def wrong(cells: pd.DataFrame) -> pd.DataFrame:
+        diverges = (cells["lr_times_curvature"] > onset).astype(float)
+        return cells.assign(bad=cells["bad"].where(cells["part"] != ONSET, diverges))
+
+    return wrong
 
 
 def _error_difference(activation: str, of: str, minus: str) -> Effect:
@@ -107,7 +141,8 @@ STUDY = ScoredStudy(
             {"part": FEATURES, "spread_of_features": 1000.0, "inputs": "raw"},
             {"part": FEATURES, "spread_of_features": 1000.0, "inputs": "standardized"},
         ),
-        "above_stable_rate": per_seed(_above_stable_rate),
+        "least_onset": per_seed(_least_onset),
+        "greatest_onset": per_seed(_greatest_onset),
         "he_with_relu": _error_difference("relu", "Xavier", "He"),
         "xavier_with_tanh": _error_difference("tanh", "He", "Xavier"),
         "xavier_with_sigmoid": _error_difference("sigmoid", "He", "Xavier"),
@@ -124,4 +159,5 @@ STUDY = ScoredStudy(
     },
     figures=figures,
     caption=caption,
+    null_models={f"onset at {onset:g} / lambda_0": _with_onset(onset) for onset in WRONG_ONSETS},
 )

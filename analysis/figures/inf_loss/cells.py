@@ -14,7 +14,8 @@ from analysis.load import Results
 from fanin.errors import FaninError
 
 SETTINGS, LOSSES, CLIPPING, MISSING = "settings", "losses", "clipping", "missing values"
-FEATURES, EQUAL_UNITS, ZERO_IMAGE, INITS = "features", "equal units", "zero image", "inits"
+FEATURES, ONSET, EQUAL_UNITS = "features", "onset of divergence", "equal units"
+ZERO_IMAGE, INITS = "zero image", "inits"
 LOG_MIN, LOG_MAX = -38.0, 38.5  # log10 of the smallest normal and of the largest float32
 INIT_NAMES = {
     "normal": "N(0, 1)",
@@ -31,6 +32,7 @@ def part(cell: Mapping[str, Any]) -> str:
     """Return the part of conf/sweep/inf_loss.yaml that has this cell."""
     width, steps = cell.get("model.width"), cell["train.steps"]
     tests = {
+        ONSET: cell["data"] == "features" and steps == 400,
         FEATURES: cell["data"] == "features",
         ZERO_IMAGE: cell["scaling.scale"] == 0,
         MISSING: cell["data.corrupt.share"] > 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby, product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,21 +12,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from analysis.figures.inf_loss.cells import FEATURES, SETTINGS
+from analysis.figures.inf_loss.cells import ONSET, SETTINGS
 from analysis.figures.style import PALETTE
 from analysis.scoring.effects import rows_where
 from analysis.scoring.scored_study import Tables
 from analysis.scoring.summary import CELLS
 
 MAP_SIZE, LAYER_SIZE, REGRESSION_SIZE = (7.4, 3.9), (3.6, 3.1), (6.4, 2.4)  # inches
+STABLE = 2.0  # gradient descent on a quadratic loss is stable below 2 / lambda_0
+CERTAIN = 8.0  # in units of 1 / lambda_0, as we claim
 SHADES = {"first loss": "0.15", "a later loss": "0.68", "no loss": "1.0"}
 INITS = ("N(0, 1)", "U(0, 1)", "He", "Xavier", "PyTorch default", "U(-0.01, 0.01)")
 INPUTS = ("standardized", "−1 to 1", "0 to 1", "0 to 255", "0 to 1e6")
 NONE = 80.0  # position of "none" on a log axis of layers
-FEATURE_LABELS = {
-    ("raw", 1.0): "equal features",
-    ("raw", 1000.0): "unequal features",
-    ("standardized", 1000.0): "unequal features, standardized",
+REGRESSIONS = {
+    ("standardized", "relu"): "standardized, ReLU",
+    ("standardized", "tanh"): "standardized, tanh",
+    ("raw", "relu"): "raw features, ReLU",
+    ("raw", "tanh"): "raw features, tanh",
 }
 
 
@@ -33,19 +37,20 @@ def caption(tables: Tables) -> str:
     """Write the captions of the three figures."""
     cells = tables[CELLS]
     n = cells["seed"].nunique()
-    n_settings = len(rows_where(cells, {"part": SETTINGS}))
+    pairs = _first_layers(rows_where(cells, {"part": SETTINGS}))
+    distance = (pairs["measured"] - pairs["predicted"]).abs()
     return (
         "When the loss becomes inf or NaN, by activation and init (rows) and dtype, input range "
         "and number of layers (columns). Number in a box: of n = "
         f"{n} seeds, those with a bad loss, if not all have the same outcome.\n\n"
         "First layer whose pre-activations overflow before training, measured against predicted "
-        f"(n = {n_settings} networks; the larger a circle, the more networks; the number is "
-        "written where no layer overflows or the prediction is wrong). Networks whose input "
-        "overflows are left out.\n\n"
+        f"(n = {len(pairs):,} networks; equal in {(distance == 0).sum():,}, one layer apart in "
+        f"{(distance == 1).sum():,}). The larger a circle, the more networks; their number is "
+        "written where no layer overflows. Networks whose input overflows are left out.\n\n"
         "A regression by full-batch gradient descent: learning rate times lambda_0, the largest "
-        f"Hessian eigenvalue at initialization, of each network (n = {n} seeds, 2 activations, 4 "
-        "learning rates per row). Cross: the loss becomes inf or NaN; circle: it stays finite. "
-        "Line: 2, the limit for a quadratic loss. Points are shifted vertically at random."
+        f"Hessian eigenvalue at initialization, of each network (n = {n} seeds, a line of points "
+        "per seed). Cross: the loss becomes inf or NaN; circle: it stays finite. Solid line: 2, "
+        "the limit for a quadratic loss; dashed line: 8."
     )
 
 
@@ -56,7 +61,7 @@ def figures(tables: Tables) -> dict[str, Figure]:
     return {
         "inf_loss": _map_figure(settings),
         "inf_loss_first_layer": _layer_figure(settings),
-        "inf_loss_regression": _regression_figure(rows_where(cells, {"part": FEATURES})),
+        "inf_loss_regression": _regression_figure(rows_where(cells, {"part": ONSET})),
     }
 
 
@@ -119,23 +124,27 @@ def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, st
         x += size
 
 
+def _first_layers(settings: pd.DataFrame) -> pd.DataFrame:
+    """Return the predicted and measured first layers of networks whose input does not overflow."""
+    rows = settings[settings["layer_predicted"].fillna(1.0) > 0]
+    layers = rows.reindex(columns=["layer_predicted", "first_layer"]).fillna(NONE)
+    return layers.set_axis(["predicted", "measured"], axis=1)
+
+
 def _layer_figure(settings: pd.DataFrame) -> Figure:
     """Plot the measured against the predicted first overflowing layer."""
     figure = Figure(figsize=LAYER_SIZE, layout="constrained")
     axis = figure.subplots()
-    rows = settings[settings["layer_predicted"].fillna(1.0) > 0]
-    measured = rows["first_layer"] if "first_layer" in rows else pd.Series(np.nan, rows.index)
-    pairs = pd.DataFrame({"x": rows["layer_predicted"].fillna(NONE), "y": measured.fillna(NONE)})
-    counts = pairs.value_counts().reset_index(name="count")
+    counts = _first_layers(settings).value_counts().reset_index(name="count")
+    x, y = counts["predicted"], counts["measured"]
     axis.plot([1, NONE], [1, NONE], color="0.7", linewidth=0.8, zorder=0)
-    axis.scatter(
-        counts["x"], counts["y"], s=14 + 0.8 * counts["count"], color=PALETTE[0], alpha=0.5
-    )
-    # Labels on the diagonal would overlap.
-    off_diagonal = (counts["x"] != counts["y"]) | (counts["x"] == NONE)
-    for point in counts[off_diagonal].to_dict("records"):
-        axis.annotate(str(point["count"]), (point["x"], point["y"]), xytext=(5, -9),
-                      textcoords="offset points", fontsize="x-small")  # fmt: skip
+    axis.scatter(x, y, s=10 * np.sqrt(counts["count"]), color=PALETTE[0], alpha=0.5)
+    # Labels of points near the diagonal would overlap.
+    for point in counts[(x == NONE) | (y == NONE)].to_dict("records"):
+        fits = point["count"] >= 500  # into its circle
+        axis.annotate(f"{point['count']:,}", (point["predicted"], point["measured"]),
+                      xytext=(0, 0) if fits else (0, -10), textcoords="offset points",
+                      ha="center", va="center", fontsize="x-small")  # fmt: skip
     ticks = [1, 2, 5, 10, 20, 40]
     axis.set(xscale="log", yscale="log", xlim=(0.8, 170), ylim=(0.8, 170))
     axis.set_xticks([*ticks, NONE], [*map(str, ticks), "none"])
@@ -148,22 +157,26 @@ def _layer_figure(settings: pd.DataFrame) -> Figure:
 
 
 def _regression_figure(cells: pd.DataFrame) -> Figure:
+    """Plot each network at its rate, by input and activation, and within a row by seed."""
     figure = Figure(figsize=REGRESSION_SIZE, layout="constrained")
     axis = figure.subplots()
-    rng = np.random.default_rng(0)
-    for y, (inputs, spread) in enumerate(FEATURE_LABELS):
-        rows = rows_where(cells, {"inputs": inputs, "spread_of_features": spread})
-        for bad, marker, color in ((0, "o", PALETTE[0]), (1, "x", PALETTE[3])):
-            points = rows[rows["bad"] == bad]["lr_times_curvature"]
-            shift = rng.uniform(-0.25, 0.25, len(points))
-            face = (
-                {"facecolors": "none", "edgecolors": color} if marker == "o" else {"color": color}
-            )
-            axis.scatter(points, y + shift, marker=marker, s=16, linewidth=0.8, **face)
-    axis.axvline(2, color="black", linewidth=0.8)
+    seeds = sorted(cells["seed"].unique())
+    offsets = dict(zip(seeds, np.linspace(-0.32, 0.32, len(seeds)), strict=True))
+    styles: dict[int, dict[str, Any]] = {
+        0: {"marker": "o", "facecolors": "none", "edgecolors": PALETTE[0]},
+        1: {"marker": "x", "color": PALETTE[3]},
+    }
+    for y, (inputs, activation) in enumerate(REGRESSIONS):
+        rows = rows_where(cells, {"inputs": inputs, "activation": activation})
+        for bad, style in styles.items():
+            points = rows[rows["bad"] == bad]
+            height = y + points["seed"].map(offsets)
+            axis.scatter(points["lr_times_curvature"], height, s=11, linewidth=0.7, **style)
+    axis.axvline(STABLE, color="black", linewidth=0.8)
+    axis.axvline(CERTAIN, color="black", linewidth=0.8, linestyle="--")
     axis.set_xscale("log")
-    axis.set_yticks(range(len(FEATURE_LABELS)), list(FEATURE_LABELS.values()))
-    axis.set_ylim(len(FEATURE_LABELS) - 0.5, -0.5)
+    axis.set_yticks(range(len(REGRESSIONS)), list(REGRESSIONS.values()))
+    axis.set_ylim(len(REGRESSIONS) - 0.5, -0.5)
     axis.set_xlabel(r"learning rate $\times\ \lambda_0$")
     axis.tick_params(axis="y", length=0)
     sns.despine(ax=axis, left=True)

@@ -34,25 +34,18 @@ class OverflowPrediction:
     layer
         First layer (counted from 1) that overflows with a probability above 1/2. 0: the input.
         None: no layer.
-    he_layer
-        The same by He's product formula.
     is_finite
         True if the first loss is predicted to be finite.
-    log_m2
-        log E[y^2] of every layer.
     """
 
     layer: int | None
-    he_layer: int | None
     is_finite: bool
-    log_m2: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class _LayerMoments:
     largest_input: float
     log_m2: tuple[float, ...]
-    log_m2_by_he: tuple[float, ...]
     variance_shares: tuple[float, ...]  # share of E[y^2] that varies between the units
     counts: tuple[int, ...]  # number of pre-activations by layer
     propagates_inf: bool  # True if the activation of inf or -inf is infinite
@@ -72,16 +65,15 @@ class OverflowPredictor:
         moments = self._layer_moments(config)
         dtype = getattr(torch, config["train"]["dtype"])
         if moments.largest_input > torch.finfo(dtype).max:
-            return OverflowPrediction(INPUT, INPUT, False, moments.log_m2)
+            return OverflowPrediction(INPUT, False)
         probabilities = overflow_probabilities(
             moments.log_m2, moments.counts, dtype, variance_share=moments.variance_shares
         )
-        by_he = overflow_probabilities(moments.log_m2_by_he, moments.counts, dtype)
         layer = first_overflow(probabilities)
         # A saturating activation maps infinities of hidden layers to finite values.
         relevant = probabilities if moments.propagates_inf else probabilities[-1:]
         is_finite = first_overflow(relevant) is None
-        return OverflowPrediction(layer, first_overflow(by_he), is_finite, moments.log_m2)
+        return OverflowPrediction(layer, is_finite)
 
     def _layer_moments(self, config: Mapping[str, Any]) -> _LayerMoments:
         float32_config = {**config, "train": {**config["train"], "dtype": "float32"}}
@@ -109,12 +101,10 @@ def _predict_layer_moments(config: Mapping[str, Any]) -> _LayerMoments:
     frame = predict_cell(config, theories, whole_set=True)
     modules = dict(model.named_modules())
     finest = finest_predictions(frame)
-    he = finest_predictions(frame[frame["theory"] == "he"])
     infinities = cell.activation()(torch.tensor([-inf, inf]))
     return _LayerMoments(
         float(images.abs().max()),
         tuple(_log(finest[stage.name]["preact_m2"].value) for stage in stages),
-        tuple(_log(he[stage.name]["preact_m2"].value) for stage in stages),
         tuple(variance_share(finest[stage.name], stage.positions) for stage in stages),
         tuple(
             WeightShape.of(modules[stage.name]).out_features * stage.positions * len(images)

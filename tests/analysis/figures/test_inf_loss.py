@@ -10,8 +10,9 @@ import pytest
 import torch
 from grids import design
 
-from analysis.figures.inf_loss.cells import bad_steps, part
-from analysis.figures.inf_loss.figures import outcome
+from analysis.figures.inf_loss import STUDY
+from analysis.figures.inf_loss.cells import ONSET, SETTINGS, bad_steps, part
+from analysis.figures.inf_loss.figures import caption, outcome
 from analysis.figures.inf_loss.overflow import OverflowPredictor, first_bad_layers
 from experiments.cell import run_cell
 from experiments.config.catalog import ConfigCatalog, config_loader
@@ -20,6 +21,7 @@ from experiments.sweep.expand import expand
 from experiments.sweep.overrides import parse_arguments
 from experiments.sweep.request import parse_request
 
+N_SEEDS = 7
 SMALL = (
     *("data.n_train=64", "data.n_test=20", "train.steps=8", "train.batch_size=8"),
     *("probe.draws=3", "probe.size=2", "probe.images=[]", "model=mlp", "model.depth=6"),
@@ -120,7 +122,7 @@ def test_an_overflowing_input_is_predicted(catalog: ConfigCatalog) -> None:
 def test_no_overflow_is_predicted_for_a_he_init(catalog: ConfigCatalog) -> None:
     config = config_of(catalog, "init=he_normal")
     prediction = OverflowPredictor().predict(config)
-    assert (prediction.layer, prediction.he_layer, prediction.is_finite) == (None, None, True)
+    assert (prediction.layer, prediction.is_finite) == (None, True)
     assert np.isnan(measured(run(config))).all()
 
 
@@ -128,15 +130,62 @@ def test_every_part_of_the_grid_is_recognized() -> None:
     rows = design("inf_loss").to_dict("records")
     counts = pd.Series([part({str(k): v for k, v in row.items()}) for row in rows]).value_counts()
     assert counts.to_dict() == {
-        "settings": 2 * 2 * 6 * 5 * 2 * 5,
-        "inits": (2 * 3 * 3 + 3 * 3) * 5,
-        "features": 2 * 2 * 2 * 4 * 5,
-        "losses": 5 * 5 * 5,
-        "clipping": 2 * 3 * 2 * 5,
-        "missing values": 2 * 5,
-        "equal units": 2 * 5,
-        "zero image": 2 * 5,
+        "settings": 2 * 2 * 6 * 5 * 2 * N_SEEDS,
+        "inits": (2 * 3 * 3 + 3 * 3) * N_SEEDS,
+        "features": 2 * 2 * 4 * N_SEEDS,
+        "onset of divergence": (2 * 15 + 11 + 11) * N_SEEDS,
+        "losses": 5 * 5 * N_SEEDS,
+        "clipping": 2 * 3 * 2 * N_SEEDS,
+        "missing values": 2 * N_SEEDS,
+        "equal units": 2 * N_SEEDS,
+        "zero image": 2 * N_SEEDS,
     }
+
+
+def regressions(onsets: dict[tuple[str, str], float]) -> pd.DataFrame:
+    """Return a seed's regressions at rates a factor of 1.1 apart, by inputs and activation."""
+    rows = [
+        {"inputs": inputs, "activation": activation, "lr_times_curvature": x, "bad": x > onset}
+        for (inputs, activation), onset in onsets.items()
+        for x in 1.1 ** np.arange(-10, 60)
+    ]
+    return pd.DataFrame(rows).assign(seed=0, part=ONSET, bad=lambda rows: rows["bad"].astype(float))
+
+
+def test_the_onset_of_divergence_is_measured_in_units_of_the_stable_rate() -> None:
+    cells = regressions(
+        {("standardized", "tanh"): 4, ("standardized", "relu"): 8, ("raw", "tanh"): 64}
+    )
+    half_step = np.log2(1.1) / 2
+    assert STUDY.effects["least_onset"](cells)[0] == pytest.approx(1, abs=half_step)
+    assert STUDY.effects["greatest_onset"](cells)[0] == pytest.approx(2, abs=half_step)
+
+
+@pytest.mark.parametrize("onset", [0.1, 1000.0])
+def test_an_onset_outside_the_rates_has_no_value(onset: float) -> None:
+    cells = regressions({("standardized", "tanh"): 4, ("standardized", "relu"): onset})
+    assert np.isnan(STUDY.effects["least_onset"](cells)[0])
+    assert np.isnan(STUDY.effects["greatest_onset"](cells)[0])
+
+
+def test_wrong_onsets_lie_on_the_wrong_side_of_the_claims() -> None:
+    cells = regressions({("standardized", "tanh"): 3, ("standardized", "relu"): 6})
+    early, late = (STUDY.null_models[f"onset at {x} / lambda_0"](cells) for x in (1, 16))
+    assert STUDY.effects["least_onset"](early)[0] == pytest.approx(-1, abs=0.1)
+    assert STUDY.effects["greatest_onset"](late)[0] == pytest.approx(3, abs=0.1)
+
+
+def test_the_caption_counts_the_plotted_networks() -> None:
+    settings = pd.DataFrame(
+        {
+            "seed": 0,
+            "part": SETTINGS,
+            "layer_predicted": [0.0, 0.0, 3.0, np.nan, 3.0, 5.0],
+            "first_layer": [np.nan, np.nan, 3.0, np.nan, 4.0, np.nan],
+        }
+    )
+    text = caption({"cells": settings})
+    assert "(n = 4 networks; equal in 2, one layer apart in 1)" in text
 
 
 @pytest.mark.parametrize(

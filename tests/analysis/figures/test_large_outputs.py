@@ -10,12 +10,17 @@ from grids import design
 from analysis.figures.large_outputs import (
     CAUSES,
     HEALTHY,
+    LARGE_STEPS,
     LARGEST,
+    LOWER_RATE,
+    NORM_CLIP,
     NOTHING,
     OTHER_SUSPECTS,
+    REGRESSION,
     REMEDIES,
     SAME_CLASSES,
     STUDY,
+    XAVIER,
     cause,
     is_healthy,
     remedy,
@@ -35,12 +40,12 @@ def names() -> pd.DataFrame:
 def test_every_cause_runs_alone_in_every_seed() -> None:
     alone = names().query("remedy == @NOTHING")["cause"].value_counts()
     assert set(alone.index) == {HEALTHY, SAME_CLASSES, *CAUSES, *OTHER_SUSPECTS}
-    assert set(alone) == {5}
+    assert set(alone) == {7}
 
 
 def test_every_cause_runs_with_each_remedy_that_can_change_it() -> None:
     pairs = names().value_counts()
-    assert set(pairs) == {5}
+    assert set(pairs) == {7}
     by_cause = names().groupby("cause")["remedy"].agg(set)
     for name in CAUSES:
         # For large weights, Xavier's init would undo the cause.
@@ -56,16 +61,31 @@ def test_a_cell_with_two_causes_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("with_clip", "removed"), [([0.5, 0.5], 1.0), ([10.5, 0.5], 0.0), ([0.5, 5.5], 0.5)]
+    ("alone", "clipped", "bounded"),
+    [
+        ([10.5, 10.5], [0.9, 0.5], 1.0),
+        ([10.5, 10.5], [0.9, 1.0], 0.0),  # 1.0 is more than 3 times 0.5, in powers of 10
+        ([10.5, 0.6], [0.9, 0.6], 0.0),  # small without the remedy, too
+        ([10.5, 0.6], [0.9, 5.0], -1.0),
+    ],
 )
-def test_removed_growth_is_that_of_the_step_that_is_cured_least(
-    with_clip: list[float], removed: float
+def test_a_remedy_bounds_outputs_if_it_does_for_each_large_step(
+    alone: list[float], clipped: list[float], bounded: float
 ) -> None:
-    rows = [(HEALTHY, NOTHING, 0.5), (HEALTHY, "clip norm", 0.5)]
-    for name, size in zip(CAUSES[3:5], with_clip, strict=True):
-        rows += [(name, NOTHING, 10.5), (name, "clip norm", size)]
+    rows = [(HEALTHY, NOTHING, 0.5), (HEALTHY, NORM_CLIP, 0.1)]
+    for name, size, size_clipped in zip(LARGE_STEPS, alone, clipped, strict=True):
+        rows += [(name, NOTHING, size), (name, NORM_CLIP, size_clipped)]
     cells = pd.DataFrame(rows, columns=["cause", "remedy", "log_size"]).assign(seed=0)
-    assert STUDY.effects["removed_by_norm_clipping"](cells).tolist() == [removed]
+    assert STUDY.effects["bounded_by_norm_clipping"](cells).tolist() == [bounded]
+
+
+def test_a_regression_is_compared_with_a_classification_of_the_same_images() -> None:
+    rows = [(HEALTHY, NOTHING, 9.0), (SAME_CLASSES, NOTHING, 0.5), (REGRESSION, NOTHING, 5.0)]
+    rows += [(REGRESSION, by, 0.9) for by in (XAVIER, NORM_CLIP, LOWER_RATE)]
+    cells = pd.DataFrame(rows, columns=["cause", "remedy", "log_size"]).assign(seed=0)
+    assert STUDY.effects["bounded_regression"](cells).tolist() == [1.0]
+    cells.loc[3, "log_size"] = 1.1
+    assert STUDY.effects["bounded_regression"](cells).tolist() == [0.0]
 
 
 def test_a_network_is_healthy_if_both_size_and_accuracy_are() -> None:

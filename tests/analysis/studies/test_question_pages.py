@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -154,11 +155,15 @@ def test_a_smaller_rate_for_all_layers_classifies_both_images_but_needs_more_ste
     assert classifies_both(model, x, y)
 
 
-def deep_mlp() -> nn.Sequential:
+def mlp(n_layers: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Flatten()]
-    for n_in in (64, *[128] * 40):
+    for n_in in (64, *[128] * (n_layers - 2)):
         layers += [nn.Linear(n_in, 128), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(128, 10))
+    return nn.Sequential(*layers, nn.Linear(128, 10))
+
+
+def deep_mlp() -> nn.Sequential:
+    model = mlp(42)
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     return model
@@ -170,10 +175,36 @@ def test_the_snippet_makes_the_loss_finite() -> None:
     x = x * 10 ** torch.linspace(0, 3, 64).reshape(1, 8, 8)  # features of unequal scale
     model = deep_mlp()
     assert not F.cross_entropy(model(x), y).isfinite()
-    fixed = run_snippet("inf_loss", model=model, x=x, y=y)
-    # At chance, the loss is log(10) = 2.3.
-    assert fixed["loss"].isfinite()
-    assert fixed["loss"] < 10
+    fixed = run_snippet("inf_loss", model=model, x=x, y=y, lr=0.1)
+    assert fixed["loss"] < 2  # log(10) = 2.3 at chance
+
+
+def with_he_init(model: nn.Sequential) -> nn.Sequential:
+    for module in model:
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    return model
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_snippet_keeps_later_losses_finite(seed: int) -> None:
+    torch.manual_seed(seed)
+    (x, y), lr = pixels(), 2.0
+    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
+    model = with_he_init(mlp(6))
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    losses = []
+    for _ in range(20):
+        loss = F.cross_entropy(model(x), y)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[0] < 10
+    assert not math.isfinite(losses[-1])
+    fixed = run_snippet("inf_loss", model=mlp(6), x=x, y=y, lr=lr)
+    assert fixed["loss"] < 0.1
 
 
 def test_the_snippet_refuses_a_nan_that_isinf_misses() -> None:
@@ -181,7 +212,7 @@ def test_the_snippet_refuses_a_nan_that_isinf_misses() -> None:
     x[3, 0, 2, 2] = torch.nan
     assert not torch.isinf(x).any()
     with pytest.raises(ValueError, match="contains inf or NaN"):
-        run_snippet("inf_loss", model=deep_mlp(), x=x, y=y)
+        run_snippet("inf_loss", model=deep_mlp(), x=x, y=y, lr=0.1)
 
 
 def alexnet() -> nn.Sequential:
