@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from experiments.sweep.provenance import REPOSITORY, git
 SWEEPS = REPOSITORY / "conf" / "sweep"
 MODULES = REPOSITORY / "analysis" / "figures"
 FIELD_REPORT = "field report"  # `source` of a sweep that answers a question, not a paper
+SHARED_CODE = tuple(  # of several studies, on which verdicts depend
+    REPOSITORY / "analysis" / name
+    for name in (
+        "scoring/effects.py",
+        "scoring/null_models.py",
+        "scoring/verdict.py",
+        "figures/query.py",
+        "figures/training_runs.py",
+    )
+)
 WITHOUT_VERDICT = ("small", "paper", "diagnosis")  # sections that do not affect the verdict
 
 
@@ -79,8 +90,22 @@ def inputs_digest(name: str) -> str:
     kept = {key: value for key, value in definition.items() if key not in WITHOUT_VERDICT}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     for path in module_files(name):
-        digest.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
+        digest.update(_syntax(path))
     return digest.hexdigest()[:12]
+
+
+@cache
+def scoring_digest() -> str:
+    """Return a digest of the code that all studies share to score their claims."""
+    digest = hashlib.sha256()
+    for path in SHARED_CODE:
+        digest.update(_syntax(path))
+    return digest.hexdigest()[:8]
+
+
+def _syntax(path: Path) -> bytes:
+    """Return a module's syntax tree, which comments and layout do not change."""
+    return ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode()
 
 
 def criteria(definition: Mapping[str, Any]) -> Any:

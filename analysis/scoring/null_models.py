@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from analysis.scoring.claims import NullModel, Scoring
+from analysis.scoring.claims import Scoring
 from analysis.scoring.verdict import SEED, Effect, score_claim
 from fanin.errors import FaninError, suggest
 
-N_SHUFFLES = 20
-MAX_ACCEPTED = N_SHUFFLES // 5
+N_SHUFFLES = 200
+CONSTANT, SHUFFLED, TREND = "constant", "shuffled", "trend in "
+
+NullModel = Callable[[pd.DataFrame], pd.DataFrame]
+"""Function from the cells of a study to the same cells with wrong outcomes."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,13 @@ class NullResult:
 
     @property
     def is_refused(self) -> bool:
-        """True if the claim calls no variant reproduced.
+        """True if the claim calls no variant reproduced, or as few shuffles as chance explains.
 
-        A 95 % interval lies above the truth by chance in 2.5 % of the shuffles, so a fifth of them
-        may be accepted.
+        A 95 % interval lies above the truth by chance in 2.5 % of the shuffles. The limit is the
+        number that a claim with this rate exceeds with a probability of 1 %.
         """
-        allowed = MAX_ACCEPTED if self.null_model == "shuffled" else 0
-        return self.n_accepted <= allowed
+        allowed = stats.binom.ppf(0.99, self.n, 0.025) if self.null_model == SHUFFLED else 0
+        return bool(self.n_accepted <= allowed)
 
 
 def score_null_models(
@@ -49,6 +53,8 @@ def score_null_models(
     effects: Mapping[str, Effect],
     outcomes: Sequence[str],
     cells: pd.DataFrame,
+    null_models: Mapping[str, NullModel] | None = None,
+    n_shuffles: int = N_SHUFFLES,
 ) -> list[NullResult]:
     """Score every claim of a study on each of its null models.
 
@@ -62,13 +68,22 @@ def score_null_models(
         Columns of `cells` that the null models replace.
     cells
         Design and outcome of each cell.
+    null_models
+        Null models of the study, by name.
+    n_shuffles
+        Number of variants of the null model `shuffled`.
+
+    Raises
+    ------
+    FaninError
+        A null model's name, or the column of its trend, is not known.
     """
     results = []
     for name, claim in scoring.claims.items():
         for model in claim.null_models:
             verdicts = [
                 score_claim(name, claim, effects, wrong, scoring.seeds).verdict
-                for wrong in null_cells(model, outcomes, cells)
+                for wrong in null_cells(model, outcomes, cells, null_models or {}, n_shuffles)
             ]
             n_accepted = verdicts.count("reproduced")
             results.append(NullResult(name, model, len(verdicts), n_accepted))
@@ -76,15 +91,24 @@ def score_null_models(
 
 
 def null_cells(
-    model: NullModel, outcomes: Sequence[str], cells: pd.DataFrame
+    model: str,
+    outcomes: Sequence[str],
+    cells: pd.DataFrame,
+    null_models: Mapping[str, NullModel],
+    n_shuffles: int,
 ) -> Iterator[pd.DataFrame]:
     """Yield the cells with the outcomes of each variant of a null model."""
-    if model == "constant":
+    if model == CONSTANT:
         yield from _constants(outcomes, cells)
-    elif model == "shuffled":
-        yield from _shuffles(outcomes, cells)
+    elif model == SHUFFLED:
+        yield from _shuffles(outcomes, cells, n_shuffles)
+    elif model.startswith(TREND):
+        yield from _trends(model.removeprefix(TREND), outcomes, cells)
+    elif model in null_models:
+        yield null_models[model](cells)
     else:
-        yield from _trends(model.removeprefix("trend in "), outcomes, cells)
+        known = {CONSTANT, SHUFFLED, *(TREND + str(column) for column in cells), *null_models}
+        raise FaninError(f"no null model {model}; {suggest(model, known)}")
 
 
 def _constants(outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -93,14 +117,16 @@ def _constants(outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[pd.Data
         yield _replace(outcomes, cells, np.full(len(cells), quantile))
 
 
-def _shuffles(outcomes: Sequence[str], cells: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def _shuffles(
+    outcomes: Sequence[str], cells: pd.DataFrame, n_shuffles: int
+) -> Iterator[pd.DataFrame]:
     """Exchange the outcomes of cells within each seed, of cells that measure the same outcomes."""
     rng = np.random.default_rng(0)
     measured = cells[list(outcomes)].notna().apply(tuple, axis=1).to_numpy()
     groups = list(
         cells.reset_index(drop=True).groupby([cells[SEED].to_numpy(), measured]).indices.values()
     )
-    for _ in range(N_SHUFFLES):
+    for _ in range(n_shuffles):
         order = np.arange(len(cells))
         for rows in groups:
             order[rows] = rng.permutation(rows)

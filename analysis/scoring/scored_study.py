@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.load import Results
 from analysis.scoring.claims import Scoring, parse_scoring
 from analysis.scoring.inputs import sweep_definition
-from analysis.scoring.null_models import NullResult, score_null_models
+from analysis.scoring.null_models import N_SHUFFLES, NullModel, NullResult, score_null_models
 from analysis.scoring.summary import CELLS
 from analysis.scoring.verdict import Effect, ScoredClaim, score_claims
 from fanin.errors import FaninError
@@ -37,6 +37,8 @@ class ScoredStudy:
         Draws the figures, by file name, from the tables.
     caption
         Writes the caption, with n and the meaning of error bars, from the tables.
+    null_models
+        Null models of this study, by name, beside `constant`, `shuffled` and `trend in COLUMN`.
     """
 
     summarize: Callable[[Results], dict[str, pd.DataFrame]]
@@ -44,14 +46,19 @@ class ScoredStudy:
     effects: Mapping[str, Effect]
     figures: Callable[[Tables], dict[str, Figure]]
     caption: Callable[[Tables], str]
+    null_models: Mapping[str, NullModel] = field(default_factory=dict)
 
     def score(self, scoring: Scoring, tables: Tables) -> list[ScoredClaim]:
         """Score the claims on a study's tables."""
         return score_claims(scoring, self.effects, tables[CELLS])
 
-    def score_null_models(self, scoring: Scoring, tables: Tables) -> list[NullResult]:
+    def score_null_models(
+        self, scoring: Scoring, tables: Tables, n_shuffles: int = N_SHUFFLES
+    ) -> list[NullResult]:
         """Score the claims on the outcomes of their null models."""
-        return score_null_models(scoring, self.effects, self.outcomes, tables[CELLS])
+        return score_null_models(
+            scoring, self.effects, self.outcomes, tables[CELLS], self.null_models, n_shuffles
+        )
 
 
 def scored_study(name: str) -> ScoredStudy:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from analysis.scoring.claims import Claim, Direction, Method, Scoring
 from fanin.errors import FaninError, suggest
-from fanin.statistics.interval import Interval, bca
+from fanin.statistics.interval import Interval
 
 Verdict = Literal["reproduced", "contradicted", "undecided"]
 # Computes an effect from the cells: one value per seed, indexed by seed.
@@ -30,7 +30,8 @@ class ScoredClaim:
     name, claim
         The claim.
     interval
-        Mean over seeds and 95 % interval of the effect; NaN if it has no value in some seed.
+        Mean (or median) over seeds and 95 % interval of the effect; the ends are NaN if there is
+        no interval (`effect_interval`).
     n_seeds
         Number of seeds.
     verdict
@@ -88,21 +89,40 @@ def score_claim(
 
 
 def effect_interval(values: np.ndarray, method: Method, level: float = 0.95) -> Interval:
-    """Return the mean over seeds with its interval; NaN for fewer than two finite values.
+    """Return the mean or median over seeds with its interval.
+
+    The ends are NaN if a value is not finite or if there are too few values: 2 for `t`, 6 for a
+    95 % interval of the median.
 
     Examples
     --------
     >>> interval = effect_interval(np.array([1.0, 2.0, 3.0]), "t")
     >>> round(interval.low, 2), round(interval.high, 2)
     (-0.48, 4.48)
+    >>> effect_interval(np.array([0.0, 1.0, 1.0, 1.0, 1.0, 1.0]), "median")
+    Interval(value=1.0, low=0.0, high=1.0)
     """
-    if len(values) < 2 or not np.isfinite(values).all():
+    if not len(values) or not np.isfinite(values).all():
         return NO_INTERVAL
-    if method == "bootstrap":
-        return bca(values, np.mean, level)
+    if method == "median":
+        return _median_interval(values, level)
+    if len(values) < 2:
+        return NO_INTERVAL
     mean = float(values.mean())
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
     return Interval(mean, mean - half, mean + half)
+
+
+def _median_interval(values: np.ndarray, level: float) -> Interval:
+    """Return the median with the narrowest interval of order statistics that has the level."""
+    ordered, median = np.sort(values), float(np.median(values))
+    # P(median < k-th smallest value) = P(fewer than k values lie below the median).
+    outside = int(stats.binom.ppf((1 - level) / 2, len(values), 0.5))
+    if stats.binom.cdf(outside, len(values), 0.5) > (1 - level) / 2:
+        outside -= 1
+    if outside < 0:
+        return Interval(median, np.nan, np.nan)
+    return Interval(median, float(ordered[outside]), float(ordered[-1 - outside]))
 
 
 def decide(interval: Interval, direction: Direction, smallest: float) -> Verdict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from analysis.scoring.inputs import SWEEPS, module_files, scored_sweeps
+from analysis.scoring.inputs import SHARED_CODE, SWEEPS, module_files, scored_sweeps
 from analysis.scoring.summary import summary_path
 from analysis.studies.blocks import Block, read_blocks
 from analysis.studies.reproductions import block_inputs
@@ -22,7 +22,7 @@ def problems(block: Block) -> Iterator[str]:
     """Yield what is wrong with a block's provenance.
 
     It lacks its command, commit or date; its commit is not in the history; or its study's YAML,
-    module or summary changed since.
+    module or summary, or the scoring code, changed since.
     """
     stamp = block.stamp
     for name in ("command", "commit", "date"):
@@ -32,7 +32,7 @@ def problems(block: Block) -> Iterator[str]:
     if commit and git("merge-base", "--is-ancestor", commit, "HEAD") is None:
         yield f"commit {commit} is not in the history"
     if block.name in scored_sweeps() and stamp.inputs != block_inputs(block.name):
-        yield "the study's YAML, module or summary changed since; write the block again"
+        yield "YAML, module, summary or scoring changed since; write the block again"
 
 
 def changed_inputs(block: Block) -> list[str]:
@@ -43,6 +43,7 @@ def changed_inputs(block: Block) -> list[str]:
     """
     commit = block.stamp.commit.partition("+")[0]
     paths = [SWEEPS / f"{block.name}.yaml", summary_path(block.name), *module_files(block.name)]
+    paths += SHARED_CODE if block.name in scored_sweeps() else []
     if match := MODULE.search(block.stamp.command):
         paths.append(REPOSITORY / f"{match[1].replace('.', '/')}.py")
     inputs = [str(path.relative_to(REPOSITORY)) for path in paths if path.is_file()]

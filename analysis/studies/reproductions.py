@@ -20,10 +20,11 @@ from analysis.scoring.inputs import (
     criteria,
     inputs_digest,
     publications,
+    scoring_digest,
     scoring_history,
     sweep_definition,
 )
-from analysis.scoring.null_models import NullResult
+from analysis.scoring.null_models import SHUFFLED, NullResult
 from analysis.scoring.scored_study import registered_scoring, scored_study
 from analysis.scoring.summary import FOLDER, Summary, read_summary, summaries, summary_path
 from analysis.scoring.verdict import ScoredClaim
@@ -144,12 +145,14 @@ def claims_table(section: Section) -> str:
 
 
 def _null_text(results: Sequence[NullResult]) -> str:
-    """Count the refused null models, and name the others."""
+    """Count the refused null models, name the others, and count the shuffles that passed."""
     if not results:
         return ""
     others = [r.null_model for r in results if not r.is_refused]
-    text = f"{len(results) - len(others)} of {len(results)}"
-    return f"{text}; not: {', '.join(others)}" if others else text
+    parts = [f"{len(results) - len(others)} of {len(results)}"]
+    parts += [f"not: {', '.join(others)}"] if others else []
+    parts += [f"{r.n_accepted} of {r.n} shuffles pass" for r in results if r.null_model == SHUFFLED]
+    return "; ".join(parts)
 
 
 def criteria_text(section: Section) -> str:
@@ -193,11 +196,11 @@ def link_papers(text: str) -> str:
 
 
 def block_inputs(name: str, folder: Path = FOLDER) -> str:
-    """Return a digest of a study's YAML, module and summary."""
-    path = summary_path(name, folder)
+    """Return digests of a study's YAML and module, of the shared code, and of its summary."""
+    path, inputs = summary_path(name, folder), f"{inputs_digest(name)}-{scoring_digest()}"
     if not path.is_file():
-        return inputs_digest(name)
-    return f"{inputs_digest(name)}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+        return inputs
+    return f"{inputs}-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

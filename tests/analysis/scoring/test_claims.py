@@ -42,7 +42,6 @@ def test_a_valid_section() -> None:
         ("direction", "abve", r"demo\.scoring\.claims\.a\.direction.*above"),
         ("smallest_source", "folklore", "a source begins with 'paper, SECTION'"),
         ("source", "paper", "a source begins with 'paper, SECTION'"),
-        ("null_models", ["flat"], "a null model is 'constant', 'shuffled' or 'trend in COLUMN'"),
         ("null_models", [], "must name at least one of constant"),
         ("interval", "normal", r"interval.*invalid value 'normal'"),
         ("main", False, "exactly one claim must have `main: true`, got none"),

@@ -8,7 +8,7 @@ import pytest
 
 from analysis.scoring.claims import Claim, Scoring
 from analysis.scoring.effects import partial_rank_correlation, per_seed, rank_correlation, tuned
-from analysis.scoring.null_models import null_cells, score_null_models
+from analysis.scoring.null_models import N_SHUFFLES, null_cells, score_null_models
 from analysis.scoring.verdict import decide, effect_interval, score_claims, seeds_needed
 from fanin.errors import FaninError
 from fanin.statistics.interval import Interval
@@ -89,13 +89,13 @@ def test_a_contrast_refuses_all_null_models_but_a_level_does_not() -> None:
     by_claim = refused.groupby(0)[2].all()
     assert by_claim["difference"]
     assert not by_claim["loss"]  # a constant low loss satisfies it
-    assert [r.n for r in results] == [3, 20, 2] * 2
+    assert [r.n for r in results] == [3, N_SHUFFLES, 2] * 2
 
 
 def test_null_models_keep_the_design_and_the_outcomes_of_a_seed() -> None:
     original = cells()
     for model in NULL_MODELS:
-        for wrong in null_cells(model, ["loss"], original):
+        for wrong in null_cells(model, ["loss"], original, {}, 3):
             assert wrong.drop(columns="loss").equals(original.drop(columns="loss"))
             assert set(wrong["loss"]) <= set(original["loss"])
             for seed, rows in original.groupby("seed") if model == "shuffled" else ():
@@ -109,6 +109,36 @@ def test_unknown_names_are_refused() -> None:
     claim = Claim("x", "our choice", "difference", "above", 0, "our choice", ("trend in lrr",))
     with pytest.raises(FaninError, match="did you mean lr"):
         score_null_models(Scoring(2, "", {"x": claim}, {}), EFFECTS, ["loss"], cells())
+
+
+def test_a_study_has_null_models_of_its_own() -> None:
+    def equal(table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(loss=table["lr"])
+
+    claim = Claim("x", "our choice", "difference", "above", 0.2, "our choice", ("equal inits",))
+    scoring = Scoring(4, "", {"x": claim}, {})
+    (refused,) = score_null_models(scoring, EFFECTS, ["loss"], cells(), {"equal inits": equal})
+    assert (refused.n, refused.n_accepted) == (1, 0)
+    (accepted,) = score_null_models(scoring, EFFECTS, ["loss"], cells(), {"equal inits": cells_of})
+    assert not accepted.is_refused
+    with pytest.raises(FaninError, match="no null model equal inits"):
+        score_null_models(scoring, EFFECTS, ["loss"], cells())
+
+
+def cells_of(table: pd.DataFrame) -> pd.DataFrame:
+    return table
+
+
+@pytest.mark.parametrize(("n", "rank"), [(6, 1), (8, 1), (9, 2), (12, 3), (20, 6), (100, 40)])
+def test_the_interval_of_the_median_has_order_statistics_as_ends(n: int, rank: int) -> None:
+    # Ranks: Conover, Practical Nonparametric Statistics, table A3 (binomial, p = 0.5).
+    interval = effect_interval(np.arange(1.0, n + 1), "median")
+    assert interval == Interval((n + 1) / 2, rank, n + 1 - rank)
+
+
+def test_five_values_have_no_interval_of_the_median() -> None:
+    assert np.isnan(effect_interval(np.arange(5.0), "median").low)
+    assert effect_interval(np.ones(6), "median") == Interval(1.0, 1.0, 1.0)
 
 
 def test_tuning_does_not_use_the_seed_itself() -> None:

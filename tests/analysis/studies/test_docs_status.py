@@ -49,7 +49,7 @@ def test_a_current_block_has_no_problem(block: Block) -> None:
         ({"commit": ""}, "no commit"),
         ({"date": ""}, "no date"),
         ({"commit": "0123456789ab"}, "commit 0123456789ab is not in the history"),
-        ({"inputs": "0123"}, "the study's YAML, module or summary changed since"),
+        ({"inputs": "0123"}, "YAML, module, summary or scoring changed since"),
     ],
 )
 def test_each_problem_is_named(block: Block, changed: dict[str, str], problem: str) -> None:
