@@ -89,12 +89,16 @@ def xiao2018() -> pd.DataFrame:
 
 def mishkin2016() -> pd.DataFrame:
     cells = design("mishkin2016")
-    table = cells[["seed", "activation", "init"]].copy()
+    table = cells[["seed", "activation", "init", "optim.lr"]].rename(columns={"optim.lr": "lr"})
     orthonormal = table["init"].isin(["lsuv", "orthogonal"])
-    tanh, sigmoid = (table["activation"] == name for name in ("tanh", "sigmoid"))
-    accuracy = 0.4 + np.where(orthonormal & ~tanh, 0.05, 0.0)
-    accuracy += np.where((table["init"] == "lsuv") & ~tanh, 0.04, 0.0)
-    return table.assign(accuracy=np.where(sigmoid, 0.1, accuracy) + noise(len(table), 0.005))
+    maxout, tanh = (table["activation"] == name for name in ("maxout", "tanh"))
+    # Xavier suits maxout and He suits ReLU, almost as well as the orthonormal inits.
+    suits = np.where(maxout, "xavier_normal", "he_normal") == table["init"]
+    accuracy = 0.35 + np.where((orthonormal | suits) & ~tanh, 0.05, 0.0)
+    accuracy += np.where((table["init"] == "lsuv") & ~tanh, 0.03, 0.0)
+    accuracy -= np.where((table["init"] == "lsuv") & tanh, 0.03, 0.0)
+    accuracy -= 0.05 * np.abs(np.log10(table["lr"] / 0.01))
+    return table.assign(accuracy=accuracy + noise(len(table), 0.003))
 
 
 def poole2016() -> pd.DataFrame:
