@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from analysis.load import Results
 from analysis.scoring.effects import per_seed
 from analysis.scoring.scored_study import ScoredStudy, Tables
 from analysis.scoring.summary import CELLS
+from analysis.scoring.verdict import Effect
 from fanin.errors import FaninError
 from fanin.probes.measure import WHOLE_NETWORK
 
@@ -46,15 +48,31 @@ def onset(cells: pd.DataFrame, outcome: str) -> float:
     return float(np.sqrt(before * first)) if before and np.isfinite(first) else np.nan
 
 
-def _onset_error(cells: pd.DataFrame, outcome: str, claimed: float) -> float:
-    """Return the root mean square over networks of log2(measured / claimed onset)."""
-    networks = cells.groupby(["network", "gain"])
-    onsets = np.array([onset(rows, outcome) for _, rows in networks])
-    return float(np.sqrt(np.mean(np.log2(onsets / claimed) ** 2)))
+def _deviation(cells: pd.DataFrame, network: str, outcome: str, claimed: float) -> float:
+    """Return the mean over the gains of a network of log2(measured / claimed onset)."""
+    gains = cells[cells["network"] == network].groupby("gain")
+    return float(np.mean([np.log2(onset(rows, outcome) / claimed) for _, rows in gains]))
 
 
-def _linear_error(cells: pd.DataFrame) -> float:
-    return _onset_error(cells[cells["network"] == "identity"], "diverges", LINEAR_LIMIT)
+def rise_deviation(network: str) -> Effect:
+    """Return the effect: log2 of the rate from which a network's loss rises, minus claimed."""
+    return per_seed(lambda cells: _deviation(cells, network, "rises", ONSET))
+
+
+def _largest_deviation(cells: pd.DataFrame) -> float:
+    """Return the largest deviation of the onset over the three networks, in either direction."""
+    deviations = [_deviation(cells, network, "rises", ONSET) for network in NETWORKS]
+    return float(np.abs(deviations).max())
+
+
+def rises_from(multiple: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Return a null model: the loss rises at rates above another multiple of 1 / lambda_0."""
+    return lambda cells: cells.assign(rises=(cells["x"] > multiple).astype(float))
+
+
+def diverges_from(multiple: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Return a null model: networks diverge at rates above another multiple of 1 / lambda_0."""
+    return lambda cells: cells.assign(diverges=(cells["x"] > multiple).astype(float))
 
 
 def _flattening(cells: pd.DataFrame) -> float:
@@ -152,10 +170,19 @@ STUDY = ScoredStudy(
     summarize=summarize,
     outcomes=("rises", "diverges", "flattening"),
     effects={
-        "onset_error": per_seed(lambda cells: _onset_error(cells, "rises", ONSET)),
-        "linear_limit_error": per_seed(_linear_error),
+        "largest_onset_deviation": per_seed(_largest_deviation),
+        "linear_onset_deviation": rise_deviation("identity"),
+        "relu_onset_deviation": rise_deviation("relu"),
+        "tanh_onset_deviation": rise_deviation("tanh"),
+        "linear_limit_deviation": per_seed(
+            lambda cells: _deviation(cells, "identity", "diverges", LINEAR_LIMIT)
+        ),
         "flattening": per_seed(_flattening),
     },
     figures=figures,
     caption=caption,
+    null_models={
+        **{f"onset at {onset} / lambda_0": rises_from(onset) for onset in (1.4, 2.8)},
+        **{f"divergence at {onset} / lambda_0": diverges_from(onset) for onset in (2.8, 5.6)},
+    },
 )

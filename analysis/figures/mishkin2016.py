@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.query import select
 from analysis.load import Results
-from analysis.scoring.effects import per_seed
+from analysis.scoring.effects import tuned
 from analysis.scoring.scored_study import ScoredStudy, Tables
 from analysis.scoring.summary import CELLS
+from analysis.scoring.verdict import Effect
 from fanin.errors import FaninError
 
 SIZE = (4.8, 3.4)  # inches
@@ -20,68 +20,87 @@ INITS = {
     "xavier_normal": "Xavier",
     "he_normal": "He (MSRA)",
 }
-ACTIVATIONS = {
-    "maxout": "maxout",
-    "relu": "ReLU",
-    "leaky_relu": "very leaky ReLU",
-    "tanh": "tanh",
-    "sigmoid": "sigmoid",
-}
-ORTHONORMAL_BETTER = ["maxout", "relu", "leaky_relu"]  # as the paper claims
+ACTIVATIONS = {"maxout": "maxout", "relu": "ReLU", "tanh": "tanh"}
+LSUV, ORTHONORMAL = "lsuv", "orthogonal"
+GAUSSIAN = ["xavier_normal", "he_normal"]
+BETTER_WITH = ["maxout", "relu"]  # activations with which orthonormal inits are better
+MARGIN = 0.02  # difference of two accuracies that counts
 BLACK_TEXT_FROM = 0.4  # accuracy above which the text of a box is black
 
 
-def _by_init(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracy of one seed: a row per activation, a column per init."""
-    return cells.pivot_table(index="activation", columns="init", values="accuracy")
+def _tuned(cells: pd.DataFrame, inits: list[str]) -> pd.DataFrame:
+    """Return the accuracy with the best of some inits: a row per seed, a column per activation.
+
+    The init and its learning rate are those with the highest mean accuracy over the other seeds.
+    """
+    rows = cells[cells["init"].isin(inits)]
+    setting = rows["init"] + " " + rows["lr"].astype(str)
+    rows = rows.assign(setting=setting, error=1 - rows["accuracy"])
+    return tuned(rows, ["activation"], "setting", "error", "accuracy")
 
 
-def _orthonormal_advantage(table: pd.DataFrame) -> pd.Series:
-    orthonormal = table[["lsuv", "orthogonal"]].mean(axis=1)
-    return orthonormal - table[["xavier_normal", "he_normal"]].mean(axis=1)
+def matches_best(init: str) -> Effect:
+    """Return the effect: an init is as good as the better Gaussian one, and each of them is not.
+
+    It is the smaller one of two numbers. The first is `MARGIN` plus the init's advantage over the
+    better Gaussian init, with the activation for which that is smallest. The second is the init's
+    advantage over a Gaussian init with the activation for which that is largest, for the Gaussian
+    init for which that is smaller, minus `MARGIN`.
+    """
+
+    def effect(cells: pd.DataFrame) -> pd.Series:
+        own = _tuned(cells, [init])[BETTER_WITH]
+        as_good = (own - _tuned(cells, GAUSSIAN)).min(axis=1, skipna=False) + MARGIN
+        better = [
+            (own - _tuned(cells, [one])[BETTER_WITH]).max(axis=1, skipna=False) - MARGIN
+            for one in GAUSSIAN
+        ]
+        return pd.concat([as_good, *better], axis=1).min(axis=1, skipna=False)
+
+    return lambda cells: effect(cells[cells["activation"].isin(BETTER_WITH)])
 
 
-def _advantage(cells: pd.DataFrame) -> float:
-    return float(_orthonormal_advantage(_by_init(cells))[ORTHONORMAL_BETTER].mean())
+def lsuv_advantage(cells: pd.DataFrame) -> pd.Series:
+    """Return the effect: accuracy with LSUV minus with the orthonormal init."""
+    difference = _tuned(cells, [LSUV]) - _tuned(cells, [ORTHONORMAL])
+    return difference[BETTER_WITH].mean(axis=1)
 
 
-def _tanh_exception(cells: pd.DataFrame) -> float:
-    advantage = _orthonormal_advantage(_by_init(cells))
-    return float(advantage[ORTHONORMAL_BETTER].mean() - advantage["tanh"])
+def tanh_exception(cells: pd.DataFrame) -> pd.Series:
+    """Return the effect: LSUV's advantage over the better Gaussian init, minus that with tanh."""
+    advantage = _tuned(cells, [LSUV]) - _tuned(cells, GAUSSIAN)
+    return advantage[BETTER_WITH].mean(axis=1) - advantage["tanh"]
 
 
-def _lsuv_advantage(cells: pd.DataFrame) -> float:
-    table = _by_init(cells).loc[ORTHONORMAL_BETTER]
-    return float((table["lsuv"] - table["orthogonal"]).mean())
+def gaussian_fails(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracies that differ only by He's init failing with maxout."""
+    fails = (cells["init"] == "he_normal") & (cells["activation"] == "maxout")
+    return cells.assign(accuracy=np.where(fails, 0.1, 0.4))
 
 
-def _sigmoid_deficit(cells: pd.DataFrame) -> float:
-    """Return the worst LSUV accuracy of the other activations, minus sigmoid's best accuracy."""
-    table = _by_init(cells)
-    return float(table["lsuv"].drop("sigmoid").min() - table.loc["sigmoid"].max())
+def orthonormal_fails(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracies with which each orthonormal init fails with ReLU, and He's with maxout."""
+    fails = cells["init"].isin([LSUV, ORTHONORMAL]) & (cells["activation"] == "relu")
+    table = gaussian_fails(cells)
+    return table.assign(accuracy=table["accuracy"].mask(fails, 0.1))
 
 
 def summarize(results: Results) -> dict[str, pd.DataFrame]:
-    """Return the final test accuracy of each network, and the accuracy at a third of the steps."""
+    """Return the final test accuracy of each network."""
     if results.curves.empty:
         raise FaninError(f"{results.folder.root}: no network has been trained yet; run the sweep")
     cells = results.cells
-    ids = cells["cell_id"].astype(str)
-    curves = select(results.curves, metric="test_accuracy")
-    curves = curves.assign(cell_id=curves["cell_id"].astype(str))
-    by_step = curves.pivot_table(index="cell_id", columns="step", values="value", aggfunc="last")
-    late = by_step.iloc[:, -2] if by_step.shape[1] > 1 else by_step.iloc[:, -1]
     chance = 0.1  # of ten classes; a diverged network has no accuracy
     table = pd.DataFrame(
         {
             "seed": cells["seed"].astype(int),
             "activation": cells["activation"].astype(str),
             "init": cells["init"].astype(str),
+            "lr": cells["optim.lr"].astype(float),
             "accuracy": cells["test_accuracy"].fillna(chance),
-            "earlier_accuracy": ids.map(late).fillna(chance),
         }
     )
-    about = ["model.width", "data.n_train", "data.side", "train.steps", "optim.lr"]
+    about = ["model.width", "data.n_train", "data.side", "train.steps"]
     setting = cells[about].iloc[:1].astype(float).reset_index(drop=True)
     return {CELLS: table, "setting": setting}
 
@@ -89,15 +108,15 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
 def caption(tables: Tables) -> str:
     """Write the caption."""
     cells, setting = tables[CELLS], tables["setting"].iloc[0]
-    gain = (cells["accuracy"] - cells["earlier_accuracy"]).abs().groupby(cells["init"]).mean()
+    rates = ", ".join(f"{rate:g}" for rate in sorted(cells["lr"].unique()))
     return (
         f"FitNet-4 with 17 convolutions of {setting['model.width']:.0f} channels on "
         f"{setting['data.n_train']:,.0f} images of CIFAR-10, {setting['data.side']:.0f} x "
         f"{setting['data.side']:.0f} pixels, {setting['train.steps']:,.0f} steps of SGD with "
-        f"momentum, learning rate {setting['optim.lr']:g} with three steps down: test accuracy, "
-        f"mean and standard error over n = {cells['seed'].nunique()} seeds. Orthonormal inits: "
-        "LSUV and orthonormal; scaled Gaussian: Xavier and He. In the last quarter of training the "
-        f"accuracy changed by at most {gain.max():.3f} (mean over networks of an init)."
+        f"momentum, learning rate three times divided by 10: test accuracy at the best of the "
+        f"learning rates {rates} (chosen for each seed by the others), mean and standard error "
+        f"over n = {cells['seed'].nunique()} seeds. With maxout, He's init has the variance "
+        "1 / fan_in, which keeps the second moment of the signals as 2 / fan_in does with ReLU."
     )
 
 
@@ -105,9 +124,10 @@ def figures(tables: Tables) -> dict[str, Figure]:
     """Draw the table of accuracies."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axis = figure.subplots()
-    groups = tables[CELLS].groupby(["activation", "init"])["accuracy"]
-    mean = groups.mean().unstack().reindex(index=list(ACTIVATIONS), columns=list(INITS))
-    se = groups.sem().unstack().reindex(index=list(ACTIVATIONS), columns=list(INITS))
+    by_init = {init: _tuned(tables[CELLS], [init]) for init in INITS}
+    mean = pd.DataFrame({init: table.mean() for init, table in by_init.items()})
+    se = pd.DataFrame({init: table.sem() for init, table in by_init.items()})
+    mean, se = (table.reindex(index=list(ACTIVATIONS)) for table in (mean, se))
     image = axis.imshow(mean, cmap="cividis", vmin=0, vmax=0.8, aspect="auto")
     for (row, column), value in np.ndenumerate(mean.to_numpy()):
         axis.text(
@@ -126,11 +146,15 @@ STUDY = ScoredStudy(
     summarize=summarize,
     outcomes=("accuracy",),
     effects={
-        "orthonormal_advantage": per_seed(_advantage),
-        "lsuv_advantage": per_seed(_lsuv_advantage),
-        "tanh_exception": per_seed(_tanh_exception),
-        "sigmoid_deficit": per_seed(_sigmoid_deficit),
+        "lsuv_matches_best": matches_best(LSUV),
+        "orthonormal_matches_best": matches_best(ORTHONORMAL),
+        "lsuv_advantage": lsuv_advantage,
+        "tanh_exception": tanh_exception,
     },
     figures=figures,
     caption=caption,
+    null_models={
+        "He fails with maxout": gaussian_fails,
+        "orthonormal inits fail with ReLU": orthonormal_fails,
+    },
 )

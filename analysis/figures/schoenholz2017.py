@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -19,6 +21,8 @@ from fanin.theory.depth_scales import depth_scales
 
 SIZE = (7.2, 3.2)  # inches
 TRAINED = 0.5  # test accuracy of a network that trains, halfway between chance and 0.9
+# Sides of the critical weight variance, by the sign of the distance: marker and name.
+SIDES = {-1: ("o", "below critical"), 0: ("s", "critical"), 1: ("^", "above critical")}
 
 
 def trainable_depths(cells: pd.DataFrame) -> pd.DataFrame:
@@ -57,9 +61,21 @@ def _at(cells: pd.DataFrame, late: bool) -> pd.DataFrame:
     return trainable_depths(cells[cells["steps"] == steps])
 
 
+def _critical(table: pd.DataFrame) -> float:
+    """Return the weight variance with the largest xi_c."""
+    return float(table["weight_var"].iloc[int(table["xi_c"].argmax())])
+
+
 def _rank_correlation(cells: pd.DataFrame, late: bool = True) -> float:
+    """Return the smaller of the rank correlations on the two sides of the critical point.
+
+    The critical point belongs to both sides.
+    """
     depths = _at(cells, late)
-    return rank_correlation(depths["xi_c"], depths["trainable"])
+    critical = _critical(depths)
+    ordered, chaotic = depths["weight_var"] <= critical, depths["weight_var"] >= critical
+    sides = (depths[ordered], depths[chaotic])
+    return min(rank_correlation(side["xi_c"], side["trainable"]) for side in sides)
 
 
 def _slope(cells: pd.DataFrame) -> float:
@@ -68,10 +84,39 @@ def _slope(cells: pd.DataFrame) -> float:
     Both sides count, because xi_c rises with the weight variance on one and falls on the other.
     """
     depths = _at(cells, late=True)
-    critical = depths.loc[depths["xi_c"].idxmax(), "weight_var"]
+    critical = _critical(depths)
     off_critical = depths[depths["xi_c"] < cells["depth"].max()]
     sides = off_critical.groupby(off_critical["weight_var"] < critical)
     return min(slope(np.log(side["xi_c"]), np.log(side["trainable"])) for _, side in sides)
+
+
+def flat_above_critical(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return networks that train to one depth at all variances above the critical one."""
+    limits = _limits(cells)
+    critical = _critical(cells)
+    return _with_limits(cells, limits.where(limits.index <= critical, limits[critical]))
+
+
+def peak_at_next_variance(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return networks that train deepest at the first weight variance above the critical one."""
+    limits = _limits(cells)
+    critical = _critical(cells)
+    following = limits.index[limits.index > critical].min()
+    exchanged = {critical: limits[following], following: limits[critical]}
+    return _with_limits(cells, limits.mask(limits.index.isin(exchanged), pd.Series(exchanged)))
+
+
+def _limits(cells: pd.DataFrame) -> pd.Series:
+    """Return trainable depths that increase with xi_c and lie within the grid, by variance."""
+    xi = cells.groupby("weight_var")["xi_c"].first().rank(pct=True)
+    low, high = np.log(cells["depth"].min()), np.log(cells["depth"].max())
+    return np.exp(low + (0.1 + 0.8 * xi) * (high - low))
+
+
+def _with_limits(cells: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
+    """Return networks whose accuracy is `TRAINED` at these depths."""
+    share = cells["depth"] / cells["weight_var"].map(limits)
+    return cells.assign(accuracy=np.minimum(1.0, 2 * TRAINED / (1 + share**3)))
 
 
 def summarize(results: Results) -> dict[str, pd.DataFrame]:
@@ -124,8 +169,9 @@ def caption(tables: Tables) -> str:
         f"after the last step, mean over n = {cells['seed'].nunique()} seeds. Right: depth to "
         f"which networks train (accuracy {TRAINED:g}) after {steps} steps, against the theory's "
         "depth scale xi_c, the number of layers in which the distance of the correlation of two "
-        "images from its limit falls by a factor of e. Dots: means over seeds; bars: their range. "
-        "At the critical weight variance xi_c is larger than any depth (dots at the right edge)."
+        "images from its limit falls by a factor of e. Symbols: means over seeds; bars: their "
+        "range; circles: weight variances below the critical one, triangles: above; squares, "
+        "beyond the break of the axis: the critical variance."
     )
 
 
@@ -133,7 +179,7 @@ def figures(tables: Tables) -> dict[str, Figure]:
     """Draw accuracy by depth and weight variance, and trainable depth against xi_c."""
     cells = tables[CELLS]
     figure = Figure(figsize=SIZE, layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, right, at_critical = figure.subplots(1, 3, width_ratios=[5, 4, 0.7])
     last = cells[cells["steps"] == cells["steps"].max()]
     accuracy = last.pivot_table(index="depth", columns="weight_var", values="accuracy")
     mesh = left.pcolormesh(
@@ -145,28 +191,53 @@ def figures(tables: Tables) -> dict[str, Figure]:
     left.set_ylabel("depth (weight layers)")
     figure.colorbar(mesh, ax=left, label="test accuracy")
     for color, late in ((PALETTE[1], False), (PALETTE[0], True)):
-        _draw_depths(right, cells, late, color)
+        _draw_depths(right, at_critical, cells, late, color)
+    _break_axis(right, at_critical, f"{cells['xi_c'].max():,.0f}")
     right.set_xlabel(r"depth scale $\xi_c$ (layers, theory)")
     right.set_ylabel("trainable depth (layers)")
     right.legend(frameon=False, fontsize="small")
     return {"schoenholz2017": figure}
 
 
-def _draw_depths(axis: Axes, cells: pd.DataFrame, late: bool, color: object) -> None:
+def _draw_depths(
+    axis: Axes, at_critical: Axes, cells: pd.DataFrame, late: bool, color: object
+) -> None:
+    """Draw one number of steps: a marker for each side, the critical point on its own axis."""
     by_seed = pd.concat([_at(rows, late) for _, rows in cells.groupby("seed")])
-    groups = by_seed.groupby("xi_c")["trainable"]
-    mean, low, high = groups.mean(), groups.min(), groups.max()
-    off_critical = mean.index < cells["depth"].max()
-    x = np.where(off_critical, mean.index, 2 * mean.index[off_critical].max())
+    critical = _critical(by_seed)
+    side = np.sign(by_seed["weight_var"] - critical)
     steps = cells["steps"].max() if late else cells["steps"].min()
-    axis.errorbar(x, mean, yerr=[mean - low, high - mean], fmt="o", color=color,
-                  label=f"{steps:,.0f} steps")  # fmt: skip
+    for sign, (marker, name) in SIDES.items():
+        groups = by_seed[side == sign].groupby("xi_c")["trainable"]
+        mean, low, high = groups.mean(), groups.min(), groups.max()
+        (axis if sign else at_critical).errorbar(
+            mean.index if sign else [0.0], mean, yerr=[mean - low, high - mean], fmt=marker,
+            markersize=4, color=color, label=f"{steps:,.0f} steps, {name}",
+        )  # fmt: skip
+
+
+def _break_axis(axis: Axes, at_critical: Axes, label: str) -> None:
+    """Mark the gap between the axis of xi_c and the critical point, and set the ticks."""
     axis.set_xscale("log")
-    axis.set_yscale("log")
+    for panel in (axis, at_critical):
+        panel.set_yscale("log")
+    at_critical.sharey(axis)
+    axis.autoscale(axis="y")
     for direction in (axis.xaxis, axis.yaxis):
         direction.set_major_locator(FixedLocator([2, 3, 5, 10, 20, 30, 50, 100, 200]))
         direction.set_minor_locator(NullLocator())
         direction.set_major_formatter(ScalarFormatter())
+    at_critical.set_xlim(-1, 1)
+    at_critical.set_xticks([0.0], [label])
+    at_critical.tick_params(axis="y", which="both", left=False, labelleft=False)
+    axis.spines["right"].set_visible(False)
+    at_critical.spines["left"].set_visible(False)
+    slash: dict[str, Any] = {
+        **{"marker": [(-1, -2), (1, 2)], "markersize": 7, "linestyle": "none"},
+        **{"color": "black", "clip_on": False},
+    }
+    axis.plot([1, 1], [0, 1], transform=axis.transAxes, **slash)
+    at_critical.plot([0, 0], [0, 1], transform=at_critical.transAxes, **slash)
 
 
 STUDY = ScoredStudy(
@@ -179,4 +250,8 @@ STUDY = ScoredStudy(
     },
     figures=figures,
     caption=caption,
+    null_models={
+        "flat above the critical point": flat_above_critical,
+        "peak at the next variance": peak_at_next_variance,
+    },
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import log2, pi
 
 import numpy as np
@@ -24,7 +23,7 @@ from analysis.figures.de2020.cells import (
 from analysis.figures.de2020.figures import caption, figures
 from analysis.scoring.effects import explained_share, least, per_seed, rows_where, slope, tuned
 from analysis.scoring.scored_study import ScoredStudy
-from analysis.scoring.verdict import Effect
+from analysis.scoring.verdict import SEED, Effect
 
 __all__ = ["STUDY"]
 
@@ -86,19 +85,49 @@ def _ends(cells: pd.DataFrame, norm: str) -> pd.DataFrame:
     return np.log2(_stream(cells, norm).groupby("stage")["stream"].agg(["first", "last"]))
 
 
-def _difference(of: Callable[[pd.DataFrame], float], norm: str, minus: str) -> Effect:
-    """Return the effect: a statistic of the streams with one norm minus that with another."""
-    return per_seed(lambda cells: of(_ends(cells, norm)) - of(_ends(cells, minus)))
+def _drops(ends: pd.DataFrame) -> np.ndarray:
+    """Return the decrease at each transition between stages."""
+    return ends["last"].to_numpy()[:-1] - ends["first"].to_numpy()[1:]
 
 
-def _drop(ends: pd.DataFrame) -> float:
-    """Return the decrease at a transition between stages, mean over transitions."""
-    return float((ends["last"].to_numpy()[:-1] - ends["first"].to_numpy()[1:]).mean())
+def reset(cells: pd.DataFrame) -> float:
+    """Return the smallest decrease of the normalized stream at a transition, in powers of 2."""
+    return float(_drops(_ends(cells, NORMALIZED)).min())
 
 
-def _growth(ends: pd.DataFrame) -> float:
-    """Return the growth within the first stage."""
-    return float(ends["last"].iloc[0] - ends["first"].iloc[0])
+def lost_growth(cells: pd.DataFrame) -> float:
+    """Return the largest share of a stage's growth that is lost at the transition after it.
+
+    It is that of the log of the stream without normalization: 1 if the stream returns to where
+    the stage began, 0 if it does not drop. It is not defined if the stream does not grow.
+    """
+    ends = _ends(cells, UNNORMALIZED)
+    grown = (ends["last"] - ends["first"]).to_numpy()[:-1]
+    return float((_drops(ends) / grown).max()) if (grown > 0).all() else np.nan
+
+
+def never_reset(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return streams that keep their largest value so far, with and without normalization."""
+    streams = cells[cells["part"] == STREAM].sort_values("layer")
+    kept = streams.groupby([SEED, "norm"])["stream"].cummax()
+    return cells.assign(stream=cells["stream"].mask(cells["part"] == STREAM, kept))
+
+
+def always_reset(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return streams that repeat the first stage in every stage, with and without normalization."""
+    streams = cells[cells["part"] == STREAM].sort_values("layer")
+    block = streams.groupby([SEED, "norm", "stage"]).cumcount()
+    first = streams.groupby([SEED, "norm", block])["stream"].transform("first")
+    return cells.assign(stream=cells["stream"].mask(cells["part"] == STREAM, first))
+
+
+def _growth_difference(cells: pd.DataFrame) -> float:
+    """Return the growth within the first stage: without normalization minus with."""
+    growth = [
+        float(ends["last"].iloc[0] - ends["first"].iloc[0])
+        for ends in (_ends(cells, norm) for norm in (UNNORMALIZED, NORMALIZED))
+    ]
+    return growth[0] - growth[1]
 
 
 def _advantage(cells: pd.DataFrame, depth: int, init: str) -> pd.Series:
@@ -123,12 +152,14 @@ STUDY = ScoredStudy(
         "scaling_advantage_growth": least([_advantage_growth(init) for init in SCALED]),
         "stream_fit": per_seed(_stream_fit),
         "stream_line_fit": per_seed(_stream_line_fit),
-        "stream_reset": _difference(_drop, NORMALIZED, UNNORMALIZED),
-        "stream_growth_difference": _difference(_growth, UNNORMALIZED, NORMALIZED),
+        "reset": per_seed(reset),
+        "lost_growth": per_seed(lost_growth),
+        "stream_growth_difference": per_seed(_growth_difference),
         "dense_rate_error": _rate_error(DENSE),
         "conv_rate_error": _rate_error(CONV),
         "dense_limit_error": per_seed(_limit_error),
     },
     figures=figures,
     caption=caption,
+    null_models={"stream is never reset": never_reset, "stream is always reset": always_reset},
 )

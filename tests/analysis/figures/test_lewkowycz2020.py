@@ -4,8 +4,11 @@ import math
 
 import pandas as pd
 import pytest
+from grids import lewkowycz2020
 
-from analysis.figures.lewkowycz2020 import onset
+from analysis.figures.lewkowycz2020 import STUDY, onset, rises_from
+from analysis.scoring.scored_study import registered_scoring
+from analysis.scoring.verdict import score_claim
 
 
 def network(*rises: bool) -> pd.DataFrame:
@@ -22,3 +25,22 @@ def test_an_onset_is_the_geometric_mean_of_two_rates() -> None:
 def test_an_onset_outside_the_grid_is_not_defined() -> None:
     assert math.isnan(onset(network(True, True), "rises"))
     assert math.isnan(onset(network(False, False), "rises"))
+
+
+@pytest.mark.parametrize(
+    ("multiple", "verdict"),
+    [(1.4, "contradicted"), (2.0, "reproduced"), (2.5, "contradicted"), (2.8, "contradicted")],
+)
+def test_only_an_onset_at_2_over_lambda_0_is_reproduced(multiple: float, verdict: str) -> None:
+    scoring = registered_scoring("lewkowycz2020")
+    cells = rises_from(multiple)(lewkowycz2020())
+    claim = scoring.claims[scoring.main]
+    assert score_claim(scoring.main, claim, STUDY.effects, cells, 8).verdict == verdict
+
+
+def test_one_network_that_deviates_is_enough() -> None:
+    cells = lewkowycz2020()
+    rises = rises_from(3.5)(cells)["rises"]
+    mixed = cells.assign(rises=cells["rises"].mask(cells["network"] == "relu", rises))
+    assert STUDY.effects["largest_onset_deviation"](mixed).min() > 0.5
+    assert STUDY.effects["tanh_onset_deviation"](mixed).abs().max() < 0.3
