@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 from jaxtyping import Float
@@ -100,8 +100,9 @@ def _predict_graph(
         network = parse_graph(model, weights.moments, images, restart=True)
         if network.plan.measured:
             return _restarted(network, weights, used, seed, theories)
-    frame = predict_moments(model, weights.moments, images, used, seed)
-    network = parse_graph(model, weights.moments, images)
+    read_graph = cache(partial(parse_graph, model, weights.moments, images))
+    frame = predict_moments(model, weights.moments, images, used, seed, read_graph=read_graph)
+    network = read_graph()
     numbers = {row.name: number for number, row in enumerate(network.rows, start=1)}
     frame = frame.assign(layer=frame.layer_name.map(numbers))
     if "field" in used:
