@@ -172,8 +172,9 @@ def _normalized_layers(network: GraphNetwork) -> frozenset[str]:
 
 
 def _divides_by_statistics(node: Node) -> bool:
-    if node.operation == "batch_norm":
-        return bool(node.arguments["training"])
+    if node.operation in ("batch_norm", "instance_norm"):
+        name = "training" if node.operation == "batch_norm" else "use_input_stats"
+        return bool(node.arguments[name])
     return node.operation in NORMALIZATIONS
 
 

@@ -88,6 +88,16 @@ def test_a_single_tensor_may_be_returned_in_a_dictionary_or_tuple(last: Function
         assert (layer.q, layer.interval) == (other.q, other.interval)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_running_statistics_are_a_scale_and_a_shift(norm: type[nn.Module]):
+    """E[((y - m) / sqrt(v + eps))^2] = (E[y^2] + m^2) / (v + eps) for y of mean 0."""
+    layer = norm(8, eps=0.5, track_running_stats=True)
+    layer.running_mean.fill_(0.2)
+    layer.running_var.fill_(3.0)
+    q = second_moments(Net(layer).eval())
+    np.testing.assert_allclose(q["inside"], (q["conv"] + 0.04) / 3.5, rtol=1e-9)
+
+
 def trained_batch_norm() -> Net:
     norm = nn.BatchNorm2d(8)
     norm.running_mean = torch.arange(8.0)
