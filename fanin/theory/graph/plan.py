@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -194,10 +193,18 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     --------
     >>> distinct(["conv", "add", "add"])
     ('conv', 'add', 'add_2')
+    >>> distinct(["norm", "norm", "norm_2"])
+    ('norm', 'norm_3', 'norm_2')
     """
-    seen: Counter[str] = Counter()
+    used, seen = set(names), set[str]()
     result = []
     for name in names:
-        seen[name] += 1
-        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        number = 2
+        unique = name
+        if name in seen:
+            while (unique := f"{name}_{number}") in used:
+                number += 1
+        used.add(unique)
+        seen.add(name)
+        result.append(unique)
     return tuple(result)

@@ -243,6 +243,24 @@ def test_a_refusal_names_the_layer_and_the_line(model: type[nn.Module], message:
         predict(model(), digits())
 
 
+class NormTwice(nn.Module):
+    """A normalization that is called twice, and another one with the name of its second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1)
+        self.norm, self.norm_2 = nn.GroupNorm(1, 8), nn.GroupNorm(1, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.a(x)))
+        return self.norm_2(self.b(self.norm(x))).flatten(1)
+
+
+def test_each_tensor_has_a_name_of_its_own():
+    names = predict(NormTwice(), digits()).layer_names
+    assert names == ("a", "norm", "norm_3", "b", "norm_2", "flatten")
+
+
 def test_weights_of_another_mean_are_refused():
     with pytest.raises(
         UnpredictableLayer, match="layer stem: its weights have a mean other than 0"
