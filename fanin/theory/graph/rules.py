@@ -5,7 +5,7 @@ To support an operation, write a function of the builder and the node, and add i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -43,6 +43,11 @@ POINTWISE = (
     *("gt", "lt", "ge", "le", "eq", "ne", "logical_and", "logical_or"),
 )
 """Elementwise functions that users call with several tensors."""
+# Weight layers, and operations that read the type or the shape of a second tensor only.
+USE_WEIGHTS = (
+    *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"),
+    *("conv_transpose3d", "to", "expand_as", "reshape_as"),
+)
 DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d")
 
 
@@ -62,6 +67,7 @@ def add_node(builder: Builder, node: Node) -> None:
     drawn = _random_source(node)
     if drawn is not None and node.operation not in DROPOUT:
         raise builder.refuse(drawn, "it draws random numbers", "call model.eval()")
+    _refuse_weights(builder, node)
     if node.operation != "detach" and _stops_gradient(node):
         raise builder.refuse(node, "no gradient flows through it, which is not supported")
     RULES.get(node.operation, _elementwise)(builder, node)
@@ -79,14 +85,31 @@ def _elementwise(builder: Builder, node: Node) -> None:
 
 def _random_source(node: Node) -> Node | None:
     """Return the call that draws random numbers for a node or its constants, if any."""
+    return next((value for value in _with_constants(node) if value.is_random), None)
+
+
+def _refuse_weights(builder: Builder, node: Node) -> None:
+    """Raise an error if a number in a call is computed from the weights of a layer."""
+    if node.operation in USE_WEIGHTS:
+        return
+    for value in _with_constants(node):
+        layer = builder.drawn.get(id(value.target)) if value.kind == "parameter" else None
+        if layer is not None:
+            raise builder.refuse(
+                node,
+                f"it uses a number that is computed from {value.path}, and an init draws the"
+                f" weights of layer {layer} anew",
+            )
+
+
+def _with_constants(node: Node) -> Iterator[Node]:
+    """Yield a node and all nodes from which its constants are computed."""
     queue, seen = [node], {node}
     for value in queue:
-        if value.is_random:
-            return value
+        yield value
         constants = [x for x in value.inputs if not x.depends_on_images and x not in seen]
         queue += constants
         seen |= set(constants)
-    return None
 
 
 def _he_gain(node: Node) -> float:
