@@ -85,8 +85,8 @@ def certify(
         draw.
     restart
         If a layer has no formula, continue after it from activations measured in a few new draws,
-        instead of raising. In a network with branches, a sum of such a tensor with one that depends
-        on the same weights is measured too.
+        instead of raising. In a network with branches, also in a sequence of residual blocks, a sum
+        of such a tensor with one that depends on the same weights is measured too.
     joint
         Also predict the quantities that depend on several images (correlation between inputs,
         fraction of dead units). None predicts them if the number of images times the output
