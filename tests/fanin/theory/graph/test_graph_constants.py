@@ -201,10 +201,16 @@ REFUSED = {
             r" of weights, and an init draws them anew",
         ),
         ("bias", "layer clamp: it uses a number that is computed from conv.bias"),
-        ("randn", r"layer randn: it draws random numbers; call model.eval\(\) \("),
+        ("randn", r"layer randn: it draws random numbers; call model.eval\(\).* \("),
         ("randn_like", "layer randn_like: it draws random numbers"),
-        ("drop path", r"layer bernoulli: it draws random numbers; call model.eval\(\) \(test_gra"),
-        ("rrelu", "layer inside: it draws random numbers"),
+        (
+            "drop path",
+            r"layer bernoulli: it draws random numbers; call model.eval\(\).* \(test_gra",
+        ),
+        (
+            "rrelu",
+            r"layer inside: it draws random numbers; call model.get_submodule\('inside'\).eval\(\)",
+        ),
         (
             "batch size",
             r"layer div: it depends on the number of images: on 2 instead of 1, an argument of div"
