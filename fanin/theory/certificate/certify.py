@@ -94,7 +94,8 @@ def certify(
     sharpness
         Also measure the largest Hessian eigenvalue of one draw. Requires `labels`.
     layer_kinds
-        Rules for additional kinds of layers. They take precedence over `fanin.theory.layers`.
+        Rules for additional kinds of layers, in an `nn.Sequential` only. They take precedence over
+        `fanin.theory.layers`.
     max_images
         Largest number of images to use; the cost is proportional to it. None uses all images.
     quiet
