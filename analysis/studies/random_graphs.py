@@ -193,8 +193,10 @@ def markdown(frame: pd.DataFrame, graphs: Sequence[RandomGraph], draws: int) -> 
     """Format the result of all graphs as Markdown."""
     judged = judge(frame)
     wrong = judged[judged.p <= LEVEL]
+    n_graphs = frame.graph.nunique()
+    refused = f" of {len(graphs)} graphs (theory refuses the others)"
     lines = [
-        f"{frame.graph.nunique()} of {len(graphs)} graphs (theory refuses the others), {draws}"
+        f"{n_graphs}{refused if n_graphs < len(graphs) else ' graphs'}, {draws}"
         f" draws at each of the widths {WIDTHS[0]} and {WIDTHS[1]}; "
         f"{len(judged)} moments. Holm's test at {LEVEL:.0%} rejects {len(wrong)} of them.",
     ]

@@ -18,6 +18,8 @@ SYNONYMS = {
     **{"axis": "dim", "self": "input", "split_size": "split_size_or_sections"},
     **{"shape": "sizes", "size": "sizes", "repeats": "sizes", "tensor": "input"},
 }
+# True if a normalization uses the statistics of its input, which depends on the module's mode.
+BATCH_STATISTICS = ("training", "use_input_stats")
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Operation:
                 bound[name] = positional.pop(0)
             elif name in values or synonym in values:
                 bound[name] = values.pop(name if name in values else synonym)
-            elif module is not None and hasattr(module, name):
+            elif module is not None and (name in BATCH_STATISTICS or hasattr(module, name)):
                 bound[name] = _attribute(module, name)
             elif default:
                 bound[name] = ast.literal_eval(default)
@@ -76,9 +78,11 @@ class Operation:
 
 
 def _attribute(module: nn.Module, name: str) -> Any:
-    if name in ("training", "use_input_stats"):  # True: a normalization uses batch statistics
-        return module.training or getattr(module, "running_mean", module) is None
-    return getattr(module, name)
+    if name not in BATCH_STATISTICS:
+        return getattr(module, name)
+    if isinstance(module, instancenorm._InstanceNorm):
+        return module.training or not module.track_running_stats
+    return module.training or getattr(module, "running_mean", module) is None
 
 
 CONV = "input weight bias=None stride=1 padding=0 dilation=1 groups=1"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field, propagate_field
 from fanin.theory.graph.backward_gains import backward_gains
+from fanin.theory.graph.cache_key import network_key
 from fanin.theory.graph.gains import forward_gains, scale_norms
 from fanin.theory.graph.network import parse_graph
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
@@ -70,9 +71,9 @@ def find_gains(
         raise ValueError(f"direction={direction}: expected forward, backward or both")
 
     in_sequence = is_sequence(model, tuple(images.shape[1:]), layer_kinds)
+    network = None if in_sequence else parse_graph(model, moments, images)
 
     def solve() -> dict[str, float]:
-        network = None if in_sequence else parse_graph(model, moments, images)
         if network:
             forward = forward_gains(network, target, seed, _solve_gain)
         else:
@@ -87,7 +88,8 @@ def find_gains(
             return backward
         return {name: (forward[name] * backward[name]) ** 0.5 for name in forward}
 
-    cache_key = (model, dict(moments), images, target, direction, seed, tuple(layer_kinds))
+    structure = network_key(network) if network else (model, dict(moments), images)
+    cache_key = (structure, target, direction, seed, tuple(layer_kinds))
     return memoized("gains", solve, *cache_key)
 
 

@@ -116,8 +116,9 @@ def parse_network(
     [('0', 9, 676, 2), ('3', 2704, 1, 0)]
     """
     modules = list(flattened(model))
+    has_kind = has_layer_of(model, layer_kinds)
     for name, module in modules:
-        _reject_nested_weights(name, module, layer_kinds)
+        _reject_nested_weights(name, module, layer_kinds, has_kind)
         _reject_changed_layer(name, module, layer_kinds)
     splits = [i for i, (_, module) in enumerate(modules) if isinstance(module, WeightLayer)]
     if not splits:
@@ -153,7 +154,7 @@ def has_flat_weights(
     try:
         parse_network(model, image_shape, layer_kinds)
     except UnpredictableLayer:
-        return bool(layer_kinds)
+        return has_layer_of(model, layer_kinds)
     return True
 
 
@@ -162,15 +163,22 @@ def is_sequence(
 ) -> bool:
     """Return True if theory `field` has a rule for each module of a sequence.
 
-    Other models are read as a graph (`fanin.theory.graph`), unless the user adds layer kinds.
+    Other models are read as a graph (`fanin.theory.graph`), unless they have a layer of a kind that
+    the user adds.
     """
     try:
         for stage in parse_network(model, image_shape, layer_kinds).stages:
             for layer in stage.after:
                 layer.field()
     except UnpredictableLayer:
-        return bool(layer_kinds)
+        return has_layer_of(model, layer_kinds)
     return True
+
+
+def has_layer_of(model: nn.Module, layer_kinds: Sequence[LayerKind]) -> bool:
+    """Return True if a layer of a model is of one of the kinds."""
+    classes = tuple(cls for kind in layer_kinds for cls in kind.modules)
+    return any(isinstance(module, classes) for module in model.modules())
 
 
 def describe_module(module: nn.Module) -> str:
@@ -231,15 +239,18 @@ def flattened(module: nn.Module, name: str = "") -> Iterator[Named]:
     yield name, module
 
 
-def _reject_nested_weights(name: str, module: nn.Module, layer_kinds: Sequence[LayerKind]) -> None:
+def _reject_nested_weights(
+    name: str, module: nn.Module, layer_kinds: Sequence[LayerKind], has_kind: bool
+) -> None:
     is_supported = (
         isinstance(module, WeightLayer) or find_kind(module, layer_kinds) is not ELEMENTWISE
     )
     if not is_supported and any(parameter.ndim > 1 for parameter in module.parameters()):
         kind = type(module).__name__
+        needs = "layer_kinds are supported only in" if has_kind else "theory needs"
         raise UnpredictableLayer(
             name,
-            f"{kind} is not supported; theory needs an nn.Sequential with all weights in linear and"
+            f"{kind} is not supported; {needs} an nn.Sequential with all weights in linear and"
             " convolution layers (fanin.probe measures any model)",
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 
 import pandas as pd
 from jaxtyping import Float
@@ -14,7 +14,8 @@ from fanin.progress import set_phase
 from fanin.theory.cache import memoized
 from fanin.theory.field import Sampling, predict_field
 from fanin.theory.finite_width import predict_finite_width
-from fanin.theory.graph.network import GRAPH_THEORIES, parse_graph, predict_on_graph
+from fanin.theory.graph.cache_key import network_key
+from fanin.theory.graph.network import GRAPH_THEORIES, GraphNetwork, parse_graph
 from fanin.theory.he import predict_he
 from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
 from fanin.theory.mean_field import predict_mean_field
@@ -36,10 +37,12 @@ def predict_moments(
     individual: Sequence[int] | None = None,
     mean: bool = True,
     graphs: bool = True,
+    read_graph: Callable[[], GraphNetwork] | None = None,
 ) -> pd.DataFrame:
     """Predict the moments of every layer with one or more theories.
 
-    Results are cached by network structure, moments, images and seed.
+    Results are cached by network structure (of a graph: by the recorded operations), moments,
+    images and seed.
 
     Parameters
     ----------
@@ -63,6 +66,8 @@ def predict_moments(
         which takes several times as long as one image.
     graphs
         Read a model that is not a sequence of modules as a graph.
+    read_graph
+        Function that returns the model's graph. None uses `parse_graph`.
 
     Returns
     -------
@@ -85,16 +90,17 @@ def predict_moments(
     frames = []
     options = (None if individual is None else tuple(individual), mean)
     cache_key = (model, moments, images, seed, tuple(layer_kinds), *options)
+    read_graph = cache(read_graph or partial(parse_graph, model, moments, images))
     for theory in theories:
         on_graph = graphs and reads_graph(model, tuple(images.shape[1:]), (theory,), layer_kinds)
-        if on_graph:
-            compute = partial(_predict_on_graph, theory, model, moments, images, seed)
-        else:
-            compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, *options)
         name = f"theory {theory}"
         set_phase(name)
         try:
-            frames.append(memoized(name, compute, on_graph, *cache_key))
+            if on_graph:
+                frames.append(_predict_on_graph(name, theory, read_graph, model, images, seed))
+                continue
+            compute = partial(_predict, theory, model, moments, images, seed, layer_kinds, *options)
+            frames.append(memoized(name, compute, *cache_key))
         except UnpredictableLayer as error:
             error.theory = theory
             raise
@@ -134,15 +140,18 @@ def reads_graph(
 
 
 def _predict_on_graph(
+    name: str,
     theory: str,
+    read_graph: Callable[[], GraphNetwork],
     model: nn.Module,
-    moments: Mapping[str, LayerMoments],
     images: Tensor,
     seed: int,
 ) -> pd.DataFrame:
     """Predict a graph; the error for a sequence of modules is that of the sequence."""
     try:
-        return predict_on_graph(theory, model, moments, images, seed)
+        network = read_graph()
+        compute = partial(network.predict, theory, seed)
+        return memoized(f"{name} of a graph", compute, *network_key(network), seed)
     except UnpredictableLayer as error:
         try:
             net = parse_network(model, tuple(images.shape[1:]))

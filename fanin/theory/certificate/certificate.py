@@ -80,7 +80,7 @@ class Certificate:
         Predictions for the logits.
     frame
         Rows of the table `predictions`, for every image and their mean (-1). Instead of `cell_id`
-        there is the column `basis`: `theory` or `measured restart`.
+        there is the column `basis`: `theory`, `measured restart` or `measured`.
     theories
         Names of the requested theories.
     moments

@@ -85,8 +85,8 @@ def certify(
         draw.
     restart
         If a layer has no formula, continue after it from activations measured in a few new draws,
-        instead of raising. In a network with branches, a sum of such a tensor with one that depends
-        on the same weights is measured too.
+        instead of raising. In a network with branches, also in a sequence of residual blocks, a sum
+        of such a tensor with one that depends on the same weights is measured too.
     joint
         Also predict the quantities that depend on several images (correlation between inputs,
         fraction of dead units). None predicts them if the number of images times the output
@@ -94,7 +94,8 @@ def certify(
     sharpness
         Also measure the largest Hessian eigenvalue of one draw. Requires `labels`.
     layer_kinds
-        Rules for additional kinds of layers. They take precedence over `fanin.theory.layers`.
+        Rules for additional kinds of layers, in an `nn.Sequential` only. They take precedence over
+        `fanin.theory.layers`.
     max_images
         Largest number of images to use; the cost is proportional to it. None uses all images.
     quiet

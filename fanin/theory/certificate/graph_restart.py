@@ -9,6 +9,7 @@ import pandas as pd
 
 from fanin.theory.certificate.segments import (
     BACKWARD,
+    MEASURED,
     MEASURED_RESTART,
     RESTART_DRAWS,
     THEORY,
@@ -16,6 +17,7 @@ from fanin.theory.certificate.segments import (
 )
 from fanin.theory.certificate.weights import WeightMoments, draw_networks
 from fanin.theory.graph.network import GraphNetwork
+from fanin.theory.graph.plan import distinct
 from fanin.theory.graph.restart import measure_tensors, restart_of_steps, steps_before
 
 
@@ -44,8 +46,7 @@ class RestartedRows:
         plan = network.plan
         restarts = restart_of_steps(plan.steps, plan.measured)
         before = steps_before(plan.steps, plan.measured)
-        names = {x.step: x.name for x in plan.measured}
-        names |= {row.step: row.name for row in network.rows if row.step in names}
+        names = _measured_names(network)
         tensors = {row.name: restarts[row.step] for row in network.rows}
         return cls(
             {row: names[tensor.step] for row, tensor in tensors.items() if tensor is not None},
@@ -54,8 +55,19 @@ class RestartedRows:
         )
 
     def basis(self, name: str) -> str:
-        """Return `theory`, or `measured restart`."""
-        return MEASURED_RESTART if name in self.restarted_at else THEORY
+        """Return `theory`, `measured restart`, or `measured` for a row that is measured itself."""
+        if name not in self.restarted_at:
+            return THEORY
+        return MEASURED if self.restarted_at[name] == name else MEASURED_RESTART
+
+
+def _measured_names(network: GraphNetwork) -> dict[int, str]:
+    """Return a name for each call whose results are measured, by step."""
+    rows = {row.step: row.name for row in network.rows}
+    others = {x.source: x.name for x in network.plan.measured if x.step not in rows}
+    unique = distinct([*rows.values(), *others.values()])[len(rows) :]
+    by_source = dict(zip(others, unique, strict=True))
+    return {x.step: rows.get(x.step) or by_source[x.source] for x in network.plan.measured}
 
 
 def predict_restarted(
@@ -79,7 +91,9 @@ def predict_restarted(
             frame = network.predict(theory, seed)
         frames.append(frame)
     result = pd.concat(frames, ignore_index=True)
-    return result.assign(basis=result.layer_name.map(rows.basis))
+    basis = result.layer_name.map(rows.basis)
+    is_predicted = (basis == MEASURED) & result.quantity.isin(BACKWARD)
+    return result.assign(basis=basis.mask(is_predicted, MEASURED_RESTART))
 
 
 def _predict_field(network: GraphNetwork, weights: WeightMoments, seed: int) -> pd.DataFrame:

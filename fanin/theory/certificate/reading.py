@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 from jaxtyping import Float
@@ -24,7 +24,8 @@ from fanin.theory.certificate.record import LayerCertificate
 from fanin.theory.certificate.segments import THEORY, predict_segments
 from fanin.theory.certificate.weights import WeightMoments
 from fanin.theory.graph.network import GRAPH_THEORIES, GraphNetwork, parse_graph
-from fanin.theory.layer_kind import LayerKind
+from fanin.theory.layer_kind import LayerKind, UnpredictableLayer
+from fanin.theory.network import has_flat_weights
 from fanin.theory.predict import predict_moments, reads_graph
 
 
@@ -67,11 +68,18 @@ def predict_network(
     joint: bool | None = None,
     layer_kinds: Sequence[LayerKind] = (),
 ) -> NetworkPrediction:
-    """Predict a network; the arguments are those of `certify`."""
-    continues = restart and isinstance(model, nn.Sequential)
+    """Predict a network; the arguments are those of `certify`.
+
+    With `restart`, segments of a sequence are predicted only if its graph cannot be.
+    """
     shape = tuple(images.shape[1:])
-    if not continues and reads_graph(model, shape, theories, layer_kinds):
-        return _predict_graph(model, weights, images, theories, seed, joint, restart)
+    if reads_graph(model, shape, theories, layer_kinds):
+        for restarts in _graph_restarts(model, shape, restart):
+            try:
+                return _predict_graph(model, weights, images, theories, seed, joint, restarts)
+            except UnpredictableLayer:
+                if not (restart and isinstance(model, nn.Sequential)):
+                    raise
     segments = predict_segments(model, weights, images, theories, seed, restart, layer_kinds)
     joint_frame = pd.DataFrame()
     if "field" in theories:
@@ -84,6 +92,17 @@ def predict_network(
         is_graph=False,
         unpredicted={s.restarted_at: s.reason for s in segments if s.restarted_at is not None},
     )
+
+
+def _graph_restarts(model: nn.Module, shape: tuple[int, ...], restart: bool) -> tuple[bool, ...]:
+    """Return the values of `restart` with which to read a graph, in order.
+
+    If a layer of a sequence has no formula, segments have predictions of all theories. But those of
+    blocks with weights have no rows for these weights.
+    """
+    if not (restart and isinstance(model, nn.Sequential)):
+        return (restart,)
+    return (False,) if has_flat_weights(model, shape) else (False, True)
 
 
 def _predict_graph(
@@ -100,8 +119,9 @@ def _predict_graph(
         network = parse_graph(model, weights.moments, images, restart=True)
         if network.plan.measured:
             return _restarted(network, weights, used, seed, theories)
-    frame = predict_moments(model, weights.moments, images, used, seed)
-    network = parse_graph(model, weights.moments, images)
+    read_graph = cache(partial(parse_graph, model, weights.moments, images))
+    frame = predict_moments(model, weights.moments, images, used, seed, read_graph=read_graph)
+    network = read_graph()
     numbers = {row.name: number for number, row in enumerate(network.rows, start=1)}
     frame = frame.assign(layer=frame.layer_name.map(numbers))
     if "field" in used:

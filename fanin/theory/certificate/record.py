@@ -68,7 +68,8 @@ class LayerCertificate:
     theories
         Predicted values of every theory, by theory and quantity.
     basis
-        `theory`, or `measured restart` if the prediction starts from measured activations.
+        `theory`; `measured restart` if the prediction starts from measured activations; `measured`
+        if the layer's own output is measured.
     moments
         Source of the weight moments: `declared`, `given` or `estimated`.
     has_zero_mean_weights

@@ -34,6 +34,7 @@ from fanin.theory.certificate.record import (
     OutputCertificate,
     relative_units,
 )
+from fanin.theory.certificate.segments import MEASURED, RESTART_DRAWS, THEORY
 from fanin.theory.certificate.verbose import render_details
 from fanin.theory.certificate.verdicts import Verdict, find_problems, training_effect
 
@@ -216,7 +217,7 @@ def _layer_table(certificate: PrintableCertificate) -> Fitted:
         for heading in shown:
             table.add_column(Text(heading), justify="right", no_wrap=True)
         for layer in certificate.layers:
-            mark = "*" if layer.restarted_at is not None else ""
+            mark = {THEORY: "", MEASURED: "†"}.get(layer.basis, "*")
             module = layer.module if has_sizes else layer.module.partition("(")[0]
             texts = [
                 *(f"{layer.layer}", shorten_path(layer.name, path_width) + mark),
@@ -309,8 +310,13 @@ def _notes(certificate: PrintableCertificate) -> list[str]:
     if used < n_given:
         lines.append(f"All numbers are for {used} of the {n_given} images, evenly spaced.")
     lines += [*method_notes(layers), *zero_notes(layers), *certificate.notes]
+    if any(layer.basis == MEASURED for layer in layers):
+        lines.append(f"† measured in {RESTART_DRAWS} new draws, not predicted (the signal).")
+    names_by_reason: dict[str, list[str]] = {}
     for name, reason in certificate.unpredicted.items():
-        lines.append(f'* predicted from measured activations of "{name}": {reason}')
+        names_by_reason.setdefault(reason, []).append(f'"{name}"')
+    for reason, names in names_by_reason.items():
+        lines.append(f"* predicted from measured activations of {', '.join(names)}: {reason}")
     for dtype, overflowing in certificate.overflows_at.items():
         if overflowing is not None:
             lines.append(f"{dtype} overflows from {labels[overflowing]} on.")

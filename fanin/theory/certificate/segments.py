@@ -25,7 +25,7 @@ from fanin.theory.predict import predict_moments
 
 RESTART_DRAWS = 4
 BACKWARD = ("vjp_m2", "weight_vjp_m2")
-THEORY, MEASURED_RESTART = "theory", "measured restart"
+THEORY, MEASURED_RESTART, MEASURED = "theory", "measured restart", "measured"
 
 
 @dataclass(frozen=True)

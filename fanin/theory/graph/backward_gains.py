@@ -24,7 +24,7 @@ from fanin.theory.graph.operations import (
 )
 from fanin.theory.graph.over_channels import WeightLayer
 from fanin.theory.graph.plan import NORMALIZATIONS
-from fanin.theory.graph.propagate import Step, images_map, output_cotangent
+from fanin.theory.graph.propagate import Step, forward, output_cotangent
 
 MAX_ITERATIONS = 30
 TOLERANCE = 1e-4  # of the logarithm of a gain; far below the variation between draws
@@ -82,7 +82,7 @@ def _backward_pass(
     parts = [images] if plan.joint else list(images.split(1))
     fields = [Fields(plan.samples, key) for _ in parts]
     steps = [replace(step, operation=_scaled(step.operation, gains)) for step in plan.steps]
-    values = [_forward(steps, x, source) for x, source in zip(parts, fields, strict=True)]
+    values = [forward(steps, x, source) for x, source in zip(parts, fields, strict=True)]
     received: list[list[FeatureMap | None]] = [[None] * len(steps) for _ in parts]
     for of_part, cotangents, source in zip(values, received, fields, strict=True):
         cotangents[-1] = output_cotangent(of_part[-1], source)
@@ -105,16 +105,6 @@ def _backward_pass(
                 cotangents[i] = sum_cotangents(cotangents[i], passed)
             cotangents[number] = None
     return result
-
-
-def _forward(steps: Sequence[Step], images: torch.Tensor, fields: Fields) -> list[FeatureMap]:
-    values: list[FeatureMap] = []
-    for step in steps:
-        if step.operation is None:
-            values.append(images_map(images))
-        else:
-            values.append(step.operation.forward([values[i] for i in step.inputs], fields))
-    return values
 
 
 def _pass_back(
@@ -172,8 +162,9 @@ def _normalized_layers(network: GraphNetwork) -> frozenset[str]:
 
 
 def _divides_by_statistics(node: Node) -> bool:
-    if node.operation == "batch_norm":
-        return bool(node.arguments["training"])
+    if node.operation in ("batch_norm", "instance_norm"):
+        name = "training" if node.operation == "batch_norm" else "use_input_stats"
+        return bool(node.arguments[name])
     return node.operation in NORMALIZATIONS
 
 

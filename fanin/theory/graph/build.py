@@ -51,6 +51,8 @@ class Builder:
         The steps so far.
     layouts
         Layout of each step's output.
+    drawn
+        Layer of each weight and bias that an init draws, by `id`.
     known
         Numbers of the steps that no random weights affect.
     """
@@ -66,6 +68,12 @@ class Builder:
         self.graph, self.moments = graph, moments
         self.assumptions = assumptions
         self.modules = dict(model.named_modules())
+        self.drawn = {
+            id(parameter): name
+            for name in moments
+            if name in self.modules
+            for parameter in self.modules[name].parameters(recurse=False)
+        }
         self.n_images = len(images)
         self.steps: list[Step] = []
         self.layouts: list[Layout] = []

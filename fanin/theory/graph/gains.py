@@ -14,7 +14,7 @@ from fanin.theory.graph.depthwise import Depthwise
 from fanin.theory.graph.feature_map import FeatureMap
 from fanin.theory.graph.network import GraphNetwork
 from fanin.theory.graph.operations import Fields, Weights
-from fanin.theory.graph.propagate import images_map
+from fanin.theory.graph.propagate import forward_step
 
 REPEATS = 2  # independent samplings; their gains are averaged
 Solve = Callable[[str, tuple[float, float, float], float], float]
@@ -60,19 +60,15 @@ def _log_gains(
     logs: dict[str, float] = {}
     with torch.no_grad():
         for step in plan.steps:
-            operation = step.operation
-            if isinstance(operation, Weights | Depthwise):
-                layer = operation.layer
+            if isinstance(step.operation, Weights | Depthwise):
+                layer = step.operation.layer
                 inputs = [of_part[step.inputs[0]] for of_part in values]
-                gain = _gain(operation, inputs, fields, targets, solve)
+                gain = _gain(step.operation, inputs, fields, targets, solve)
                 logs[layer.name] = float(np.log(gain))
                 scaled = replace(layer, weights=layer.weights.scaled(gain))
-                operation = replace(operation, layer=scaled)
+                step = replace(step, operation=replace(step.operation, layer=scaled))
             for x, of_part, source in zip(parts, values, fields, strict=True):
-                if operation is None:
-                    of_part.append(images_map(x))
-                else:
-                    of_part.append(operation.forward([of_part[i] for i in step.inputs], source))
+                of_part.append(forward_step(step, of_part, x, source))
     return logs
 
 

@@ -181,17 +181,6 @@ def _dtype_advice(error: GraphError) -> str:
     )
 
 
-def predict_on_graph(
-    theory: str,
-    model: nn.Module,
-    moments: Mapping[str, LayerMoments],
-    images: Images,
-    seed: int,
-) -> pd.DataFrame:
-    """Predict the moments at every weight layer, sum, product and normalization of any module."""
-    return parse_graph(model, moments, images).predict(theory, seed)
-
-
 def _correlation(tensor: TensorMoments) -> float:
     """Return the mean over pairs of images of the cosine of their maps."""
     value = tensor.value

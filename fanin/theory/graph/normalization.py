@@ -29,22 +29,30 @@ def batch_norm(builder: Builder, node: Node) -> None:
         )
         _add(builder, node, PerChannel(Mixing(rule)))
         return
+    _add(builder, node, _by_running_statistics(builder, node, "the batch"))
+
+
+def _by_running_statistics(builder: Builder, node: Node, batch: str) -> Operation:
+    arguments = node.arguments
     remedy = (
-        "call model.train() to normalize by the batch, or reset_running_stats() of the layer for"
+        f"call model.train() to normalize by {batch}, or reset_running_stats() of the layer for"
         " the statistics of a new model"
     )
     mean = builder.constant(node, arguments["running_mean"], "running_mean", remedy)
     var = builder.constant(node, arguments["running_var"], "running_var", remedy)
     rate = (var + arguments["eps"]) ** -0.5
-    _add(builder, node, PerChannel(Scale(rate, -mean * rate)))
+    return PerChannel(Scale(rate, -mean * rate))
 
 
 def instance_norm(builder: Builder, node: Node) -> None:
     """Add normalization of each channel of each image."""
     arguments = node.arguments
-    if not arguments["use_input_stats"]:
-        raise builder.refuse(node, "instance_norm with running statistics is not supported")
     layout = builder.layout_of(arguments["input"])
+    if layout.channel_axis != 1 or layout.is_flat or not layout.positions:
+        raise builder.refuse(node, "it reads positions of the image as channels")
+    if not arguments["use_input_stats"]:
+        _add(builder, node, _by_running_statistics(builder, node, "each image"))
+        return
     eps = arguments["eps"]
     if builder.assumptions.expected_statistics:
         _add(builder, node, NormalizeChannels(ChannelNorm(True, False, eps)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -109,6 +110,8 @@ def plan_graph(
             add_node(builder, node)
     if graph is not batch_graph:
         _require_same(builder, batch_graph)
+    if batch_graph.value_reads:
+        _require_same_with_other_weights(builder, batch_graph, model, images)
     last = builder.step_of(graph.output)
     sizes = FieldSizes(
         tuple(builder.steps), tuple(x.n_positions for x in builder.layouts), sampling.samples
@@ -171,6 +174,31 @@ def _require_same(builder: Builder, batch_graph: Graph) -> None:
     )
 
 
+def _require_same_with_other_weights(
+    builder: Builder, graph: Graph, model: nn.Module, images: Tensor
+) -> None:
+    """Raise an error if Python code computes numbers from weights that an init draws."""
+    copy = deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for one, other in zip(model.parameters(), copy.parameters(), strict=True):
+            if id(one) in builder.drawn:
+                other.copy_(3 * torch.randn(one.shape, generator=generator, dtype=torch.float64))
+    try:
+        difference = first_difference(graph.rebind(model, copy), _record(copy, images))
+    except GraphError:  # such as an assertion about the weights
+        return
+    if difference is None:
+        return
+    node, text = difference
+    raise builder.refuse(
+        node,
+        f"with other weights, {text}; Python code reads the value of weights, and an init draws"
+        f" them anew (values are read at {'; '.join(graph.value_reads)})",
+        "use tensor operations, or a parameter of its own",
+    )
+
+
 def is_reported(node: Node) -> bool:
     """Return True for weight layers, normalizations, concatenations, and sums of two tensors."""
     if not node.depends_on_images or node.operation not in REPORTED:
@@ -194,10 +222,18 @@ def distinct(names: Sequence[str]) -> tuple[str, ...]:
     --------
     >>> distinct(["conv", "add", "add"])
     ('conv', 'add', 'add_2')
+    >>> distinct(["norm", "norm", "norm_2"])
+    ('norm', 'norm_3', 'norm_2')
     """
-    seen: Counter[str] = Counter()
+    used, seen = set(names), set[str]()
     result = []
     for name in names:
-        seen[name] += 1
-        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        number = 2
+        unique = name
+        if name in seen:
+            while (unique := f"{name}_{number}") in used:
+                number += 1
+        used.add(unique)
+        seen.add(name)
+        result.append(unique)
     return tuple(result)

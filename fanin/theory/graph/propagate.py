@@ -84,12 +84,7 @@ def propagate(
         Numbers of the steps whose moments are needed. Samples and covariances are then freed as
         soon as possible (`Channel.summary`). None keeps everything.
     """
-    values: list[Any] = []
-    for step in steps:
-        if step.operation is None:
-            values.append(images_map(images))
-        else:
-            values.append(step.operation.forward([values[i] for i in step.inputs], fields))
+    values: list[Any] = forward(steps, images, fields)
     cotangents: list[FeatureMap | None] = [None] * len(steps)
     cotangents[-1] = output_cotangent(values[-1], fields)
     results: list[TensorMoments] = []
@@ -113,9 +108,29 @@ def propagate(
     return results[::-1]
 
 
-def images_map(images: Float[Tensor, "image channel *position"]) -> FeatureMap:
-    """Return the images as a tensor of known channels."""
-    return FeatureMap((Group(images.shape[1], known_channels(images)),))
+def forward(
+    steps: Sequence[Step], images: Float[Tensor, "image channel *position"], fields: Fields
+) -> list[FeatureMap]:
+    """Compute the distributions of the outputs of all steps."""
+    values: list[FeatureMap] = []
+    for step in steps:
+        values.append(forward_step(step, values, images, fields))
+    return values
+
+
+def forward_step(
+    step: Step,
+    values: Sequence[FeatureMap],
+    images: Float[Tensor, "image channel *position"],
+    fields: Fields,
+) -> FeatureMap:
+    """Compute the distribution of a step's output from those of the earlier steps.
+
+    The images are a tensor of known channels.
+    """
+    if step.operation is None:
+        return FeatureMap((Group(images.shape[1], known_channels(images)),))
+    return step.operation.forward([values[i] for i in step.inputs], fields)
 
 
 def output_cotangent(output: FeatureMap, fields: Fields) -> FeatureMap:

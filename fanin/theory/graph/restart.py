@@ -26,10 +26,23 @@ NO_PARAMETERS: Parameters = frozenset()
 
 @dataclass(frozen=True)
 class MeasuredTensor:
-    """A tensor that is measured: its step, node and name, and why it is not predicted."""
+    """A tensor that is measured.
+
+    Attributes
+    ----------
+    step, node
+        Numbers of its step and node.
+    source
+        Number of the node that computes it; several tensors may be the result of one call.
+    name
+        Name of that call.
+    reason
+        Why the tensor is not predicted.
+    """
 
     step: int
     node: int
+    source: int
     name: str
     reason: str
 
@@ -148,7 +161,9 @@ class RestartingBuilder:
         self._drawn.append(self._before[node])
         self._random.append(NO_PARAMETERS)
         named = node.inputs[0] if node.operation == "item" else node
-        self.measured.append(MeasuredTensor(number, node.index, step_name(named), reason))
+        self.measured.append(
+            MeasuredTensor(number, node.index, named.index, step_name(named), reason)
+        )
 
     def _channel_axis(self, node: Node, inputs: Sequence[int]) -> int:
         """Return the axis of the channels: that of an input with as many axes, or 1."""

@@ -5,7 +5,7 @@ To support an operation, write a function of the builder and the node, and add i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from fanin.theory.graph.build import (
     elementwise_function,
     fields_of,
 )
+from fanin.theory.graph.checks import DROPOUT, check_call, eval_advice
 from fanin.theory.graph.elementary import Elementwise, Linear, Mixing, Scale
 from fanin.theory.graph.layout import Layout
 from fanin.theory.graph.normalization import (
@@ -43,7 +44,6 @@ POINTWISE = (
     *("gt", "lt", "ge", "le", "eq", "ne", "logical_and", "logical_or"),
 )
 """Elementwise functions that users call with several tensors."""
-DROPOUT = ("dropout", "dropout1d", "dropout2d", "dropout3d")
 
 
 def add_node(builder: Builder, node: Node) -> None:
@@ -59,11 +59,7 @@ def add_node(builder: Builder, node: Node) -> None:
         return
     if not node.depends_on_images:
         return
-    drawn = _random_source(node)
-    if drawn is not None and node.operation not in DROPOUT:
-        raise builder.refuse(drawn, "it draws random numbers", "call model.eval()")
-    if node.operation != "detach" and _stops_gradient(node):
-        raise builder.refuse(node, "no gradient flows through it, which is not supported")
+    check_call(builder, node)
     RULES.get(node.operation, _elementwise)(builder, node)
 
 
@@ -77,18 +73,6 @@ def _elementwise(builder: Builder, node: Node) -> None:
         builder.add_rule(node, Elementwise(function))
 
 
-def _random_source(node: Node) -> Node | None:
-    """Return the call that draws random numbers for a node or its constants, if any."""
-    queue, seen = [node], {node}
-    for value in queue:
-        if value.is_random:
-            return value
-        constants = [x for x in value.inputs if not x.depends_on_images and x not in seen]
-        queue += constants
-        seen |= set(constants)
-    return None
-
-
 def _he_gain(node: Node) -> float:
     """Return the factor of an activation on the second moment: 1/2 for ReLU, 1 for most others."""
     match node.target, node.operation:
@@ -100,16 +84,6 @@ def _he_gain(node: Node) -> float:
             leaky = nn.LeakyReLU(node.arguments["negative_slope"])
             return find_kind(leaky).gain(leaky)
     return 1.0
-
-
-def _stops_gradient(node: Node) -> bool:
-    """Return True if the node runs in `torch.no_grad()`, or rounds to integers.
-
-    Comparisons such as `x > 0` are supported.
-    """
-    is_bool = node.dtype == torch.bool
-    receives = any(value.depends_on_images and value.requires_grad for value in node.inputs)
-    return receives and not is_bool and not node.requires_grad
 
 
 # --- arithmetic ---------------------------------------------------------------------------------
@@ -212,12 +186,11 @@ def _pointwise(builder: Builder, node: Node) -> None:
 
 def _broadcast(builder: Builder, node: Node, *steps: int) -> Layout:
     layouts = [builder.layouts[step] for step in steps]
-    same = {(layout.channel_axis, layout.is_flat, layout.n_axes) for layout in layouts}
-    if len(same) > 1:
+    if any(layout.is_flat for layout in layouts):
+        return _flat_layout(builder, node, layouts)
+    if len({(layout.channel_axis, layout.n_axes) for layout in layouts}) > 1:
         raise builder.refuse(node, "its operands have their channels on different axes")
     assert node.shape is not None
-    if layouts[0].is_flat:
-        return layouts[0]
     result = Layout.of(node.shape, layouts[0].channel_axis)
     for step, layout in zip(steps, layouts, strict=True):
         if layout.channels != result.channels and step not in builder.known:
@@ -225,6 +198,22 @@ def _broadcast(builder: Builder, node: Node, *steps: int) -> Layout:
                 node, "one channel is used with several others, so that they are not independent"
             )
     return result
+
+
+def _flat_layout(builder: Builder, node: Node, layouts: Sequence[Layout]) -> Layout:
+    """Return the layout of flattened maps, of which each channel has the same positions."""
+    first = layouts[0]
+    if any(layout != first for layout in layouts):
+        shapes_of = [
+            "×".join(map(str, (x.channels, *x.positions))) if x.is_flat else str(x.channels)
+            for x in layouts
+        ]
+        raise builder.refuse(
+            node,
+            f"it combines a flattened map with a tensor of another layout ({', '.join(shapes_of)}),"
+            " so that channels and positions would mix",
+        )
+    return first
 
 
 def _concatenated(builder: Builder, node: Node) -> None:
@@ -277,7 +266,7 @@ def _dropout(builder: Builder, node: Node) -> None:
         raise builder.refuse(
             node,
             "dropout in training mode is supported only in a sequence of modules",
-            "call model.eval()",
+            eval_advice(builder, node),
         )
     _alias(builder, node)
 

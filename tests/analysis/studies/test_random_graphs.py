@@ -50,7 +50,12 @@ def test_a_wrong_moment_is_rejected():
     frame.loc[7, ["ratio", "z"]] = 1.12, 6.0
     wrong = judge(frame)
     assert wrong.index[wrong.p <= LEVEL].tolist() == [7]
-    assert "rejects 1 of them" in markdown(frame, [random_graph(7)], 200)
+    graphs = [random_graph(7)] * 60
+    text = markdown(frame, graphs, 200)
+    assert "rejects 1 of them" in text
+    assert text.startswith("60 graphs, 200 draws")
+    text = markdown(frame, [*graphs, random_graph(8)], 200)
+    assert text.startswith("60 of 61 graphs (theory refuses the others), 200 draws")
 
 
 @pytest.mark.slow

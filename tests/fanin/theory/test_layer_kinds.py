@@ -196,6 +196,30 @@ def test_custom_kinds_take_precedence_and_may_raise() -> None:
         predict_moments(model, layer_moments(model, variance), X, ("field",), layer_kinds=[custom])
 
 
+class Residual(nn.Module):
+    """A residual block, with a layer of any class between two others."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1)
+        self.between, self.last = between, nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(self.between(x + self.second(x.relu()))).mean((2, 3))
+
+
+@pytest.mark.parametrize("predict", [certify, explain, prescribe])
+def test_custom_kinds_in_networks_with_branches(predict) -> None:
+    """Kinds of which the network has no layer are ignored; others are an error."""
+    options = {"init": "he_normal", "quiet": True, "layer_kinds": [DOUBLE]}
+    if predict is explain:
+        options["draws"] = 2
+    assert predict(Residual(nn.Identity()), X, **options)
+    with pytest.raises(UnpredictableLayer, match=r"layer_kinds are supported only in an nn.Seq"):
+        predict(Residual(Double()), X, **options)
+
+
 def test_kind_depends_on_module_state() -> None:
     assert find_kind(nn.BatchNorm2d(4)) is BATCH_NORM
     assert find_kind(nn.BatchNorm2d(4).eval()) is not BATCH_NORM

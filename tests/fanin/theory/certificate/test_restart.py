@@ -100,17 +100,40 @@ def test_restart_after_a_module_without_weights() -> None:
     assert [layer.restarted_at for layer in layers] == [None, "2"]
 
 
-def test_restart_after_group_norm() -> None:
+def test_no_restart_after_group_norm() -> None:
+    """The sequence has no formula, but the graph has one."""
     net = nn.Sequential(
         *(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(800, 10)),
     ).train()
-    on_graph = certify(net, images(4), init=HeNormal(), theories=("field",)).layers
-    assert [(layer.name, layer.restarted_at) for layer in on_graph] == [
-        *(("0", None), ("1", None), ("4", None))
-    ]
-    layers = certify(net, images(4), init=HeNormal(), theories=("field",), restart=True).layers
-    assert [layer.restarted_at for layer in layers] == [None, "1"]
+    for restart in (False, True):
+        layers = certify(
+            net, images(4), init=HeNormal(), theories=("field",), restart=restart
+        ).layers
+        assert [(layer.name, layer.restarted_at) for layer in layers] == [
+            *(("0", None), ("1", None), ("4", None))
+        ]
+
+
+def blocks(between: nn.Module) -> nn.Sequential:
+    first = (nn.Flatten(), nn.Linear(64, 32), Residual(32), nn.ReLU(), between)
+    return nn.Sequential(*first, Residual(32), nn.Linear(32, 10))
+
+
+def test_a_sequence_of_blocks_is_read_as_a_graph() -> None:
+    rows = ["1", "2.inner", "2.add", "5.inner", "5.add", "6"]
+    plain, supported, measured = (
+        certify(blocks(between), images(side=8), init=HeNormal(), restart=restart, quiet=True)
+        for between, restart in (
+            *((nn.Identity(), False), (nn.Identity(), True), (MiddleAverage(), True)),
+        )
+    )
+    for certificate in (supported, measured):
+        assert [layer.name for layer in certificate.layers if layer.name != "4.sub"] == rows
+    assert not supported.unpredicted
+    assert [layer.q for layer in supported.layers] == [layer.q for layer in plain.layers]
+    assert {layer.restarted_at for layer in measured.layers[:3]} == {None}
+    assert {layer.restarted_at for layer in measured.layers[-3:]} == {"4.sub"}
 
 
 def test_restart_needs_a_sequential_model() -> None:

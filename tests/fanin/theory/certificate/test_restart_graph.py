@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from certified_networks import images
 from scipy.stats import norm
 from torch import Tensor, nn
@@ -95,7 +96,36 @@ def test_a_branch_and_its_sum_are_measured():
     assert list(certificate.unpredicted) == ["sort", "add_2"]
     assert "sort is not supported" in certificate.unpredicted["sort"]
     assert "same weights" in certificate.unpredicted["add_2"]
-    assert set(certificate.frame.basis) == {"theory", "measured restart"}
+    layer_bases = {layer.name: layer.basis for layer in certificate.layers}
+    assert layer_bases.pop("add_2") == "measured"
+    assert set(layer_bases.values()) == {"theory", "measured restart"}
+    rows = certificate.frame[certificate.frame.layer_name == "add_2"]
+    bases_by_quantity = dict(zip(rows.quantity, rows.basis, strict=True))
+    assert bases_by_quantity["preact_m2"] == "measured"
+    assert bases_by_quantity["vjp_m2"] == "measured restart"
+    text = " ".join(str(certificate).split())
+    assert "add_2†" in text
+    assert "† measured in 4 new draws" in text
+    assert "third*" in text
+
+
+class InTwoPlaces(Net):
+    """The operation is in two places, and it returns two tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.unsupported(self.stem(x))
+        x = self.first(sum(self.unsupported(x).sort(dim=2)[:1]))
+        y = F.max_pool2d(x, 2, return_indices=True)
+        return self.head(torch.cat(list(y[:1]), 1).mean((2, 3)))
+
+
+def test_each_unsupported_call_has_a_name_and_each_reason_one_note():
+    certificate = restarted(InTwoPlaces())
+    assert list(certificate.unpredicted) == ["sort", "sort_2", "sort_3", "max_pool2d"]
+    assert certificate.layer("first").restarted_at == "sort_3"
+    text = " ".join(str(certificate).split())
+    assert 'activations of "sort", "sort_2": ' in text
+    assert text.count("* predicted from") == 3
 
 
 def test_cotangents_before_the_measured_tensor_are_not_predicted():

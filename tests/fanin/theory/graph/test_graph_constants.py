@@ -88,6 +88,16 @@ def test_a_single_tensor_may_be_returned_in_a_dictionary_or_tuple(last: Function
         assert (layer.q, layer.interval) == (other.q, other.interval)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_running_statistics_are_a_scale_and_a_shift(norm: type[nn.Module]):
+    """E[((y - m) / sqrt(v + eps))^2] = (E[y^2] + m^2) / (v + eps) for y of mean 0."""
+    layer = norm(8, eps=0.5, track_running_stats=True)
+    layer.running_mean.fill_(0.2)
+    layer.running_var.fill_(3.0)
+    q = second_moments(Net(layer).eval())
+    np.testing.assert_allclose(q["inside"], (q["conv"] + 0.04) / 3.5, rtol=1e-9)
+
+
 def trained_batch_norm() -> Net:
     norm = nn.BatchNorm2d(8)
     norm.running_mean = torch.arange(8.0)
@@ -101,7 +111,57 @@ class Vmapped(Net):
         return torch.vmap(lambda image: Net.forward(self, image[None])[0])(x)
 
 
+class WeightStandardDeviation(Net):
+    """A network that divides by the standard deviation of a layer's weights."""
+
+    def __init__(self, read: Function = lambda s: s) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, x: Tensor) -> object:
+        x = self.mix(F.relu(self.conv(x))) / self.read(self.mix.weight.std() + 1)
+        return self.fc(F.relu(x).mean((2, 3)))
+
+
+class WeightBound(Net):
+    """A network that clips at the largest bias of a layer."""
+
+    def forward(self, x: Tensor) -> object:
+        return self.fc(torch.clamp(self.conv(x), max=self.conv.bias.max()).mean((2, 3)))
+
+
+class WeightType(Net):
+    """A network that converts to the type of its weights."""
+
+    def forward(self, x: Tensor) -> object:
+        return super().forward(x.to(self.conv.weight) + torch.zeros_like(self.mix.weight).sum())
+
+
+def test_the_type_and_shape_of_weights_may_be_read():
+    assert certify(WeightType(), digits(2), init="he_normal", quiet=True).layers
+
+
+class LearnedScale(Net):
+    """A network that reads a scalar of its own as a number, and checks its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> object:
+        assert self.mix.weight.isfinite().all()
+        return super().forward(self.scale.item() * x)
+
+
+def test_a_scalar_parameter_may_be_read_as_a_number():
+    q, expected = second_moments(LearnedScale()), second_moments(Net())
+    np.testing.assert_allclose(q["conv"], expected["conv"] / 4)
+
+
 REFUSED = {
+    "weights": WeightStandardDeviation(),
+    "number of weights": WeightStandardDeviation(lambda s: s.item()),
+    "bias": WeightBound(),
     "randn": Net(lambda x: x * torch.randn(1)),
     "randn_like": Net(lambda x: x + torch.randn_like(x)),
     "drop path": Net(lambda x: x * x.new_empty(len(x), 1, 1, 1).bernoulli_(0.5).div_(0.5)),
@@ -130,10 +190,27 @@ REFUSED = {
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("randn", r"layer randn: it draws random numbers; call model.eval\(\) \("),
+        (
+            "weights",
+            r"layer div: it uses a number that is computed from mix.weight, and an init draws the"
+            r" weights of layer mix anew; fanin.probe.* \(test_graph_constants.py:\d+: x = ",
+        ),
+        (
+            "number of weights",
+            r"layer div: with other weights, an argument of div is .*; Python code reads the value"
+            r" of weights, and an init draws them anew",
+        ),
+        ("bias", "layer clamp: it uses a number that is computed from conv.bias"),
+        ("randn", r"layer randn: it draws random numbers; call model.eval\(\).* \("),
         ("randn_like", "layer randn_like: it draws random numbers"),
-        ("drop path", r"layer bernoulli: it draws random numbers; call model.eval\(\) \(test_gra"),
-        ("rrelu", "layer inside: it draws random numbers"),
+        (
+            "drop path",
+            r"layer bernoulli: it draws random numbers; call model.eval\(\).* \(test_gra",
+        ),
+        (
+            "rrelu",
+            r"layer inside: it draws random numbers; call model.get_submodule\('inside'\).eval\(\)",
+        ),
         (
             "batch size",
             r"layer div: it depends on the number of images: on 2 instead of 1, an argument of div"

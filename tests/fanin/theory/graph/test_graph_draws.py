@@ -35,7 +35,6 @@ MODELS: dict[str, tuple[Callable[[int], nn.Module], int]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_moments_of_all_tensors_agree_with_draws(name: str):
     build, images = MODELS[name]

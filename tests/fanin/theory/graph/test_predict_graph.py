@@ -208,6 +208,26 @@ class DropoutInTraining(Refused):
         return self.again(self.drop(self.conv(x)))
 
 
+class DropoutFunction(Refused):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(F.dropout(self.conv(x)))
+
+
+class FlatMaps(nn.Module):
+    """The sum of two flattened maps of 4x8x8 and 16x4x4, or of such a map and a linear layer."""
+
+    def __init__(self, is_linear: bool) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(1, 4, 3, padding=1)
+        self.other = nn.Linear(64, 256) if is_linear else nn.Conv2d(1, 16, 2, 2)
+        self.fc = nn.Linear(256, 4)
+        self.is_linear = is_linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.other(x.flatten(1)) if self.is_linear else self.other(x).flatten(1)
+        return self.fc(y + self.one(x).flatten(1))
+
+
 class TwoOutputs(Refused):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.conv(x)
@@ -225,7 +245,17 @@ class TwoOutputs(Refused):
         (ChannelShuffle, r"reshape to \(1, 2, 2, 8, 8\) mixes.*test_predict_graph.py:\d+: return"),
         (SoftmaxInside, "layer softmax: softmax is supported only at the output"),
         (OverImages, "layer mean: mean over images or channels is not supported"),
-        (DropoutInTraining, r"layer drop: dropout in training mode.*model.eval\(\)"),
+        (
+            DropoutInTraining,
+            r"drop: dropout in training mode.*; call model.get_submodule\('drop'\)",
+        ),
+        (
+            DropoutFunction,
+            r"layer dropout: .*; pass training=self.training and call model.eval\(\)",
+        ),
+        (lambda: DropoutFunction().eval(), r"layer dropout: .*; pass training=self.training \("),
+        (lambda: FlatMaps(False), r"layer add: it combines a flattened map.*16×4×4, 4×8×8"),
+        (lambda: FlatMaps(True), r"layer add: it combines a flattened map.*\(256, 4×8×8\)"),
         (TwoOutputs, r"several outputs \(a, b\)"),
         (WithoutGradient, "layer sigmoid: no gradient flows through it"),
         (TiedWeights, "layer tied: the weights of layer again are used twice"),
@@ -241,6 +271,24 @@ class TwoOutputs(Refused):
 def test_a_refusal_names_the_layer_and_the_line(model: type[nn.Module], message: str):
     with pytest.raises(UnpredictableLayer, match=re.compile(message, re.S)):
         predict(model(), digits())
+
+
+class NormTwice(nn.Module):
+    """A normalization that is called twice, and another one with the name of its second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1)
+        self.norm, self.norm_2 = nn.GroupNorm(1, 8), nn.GroupNorm(1, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.a(x)))
+        return self.norm_2(self.b(self.norm(x))).flatten(1)
+
+
+def test_each_tensor_has_a_name_of_its_own():
+    names = predict(NormTwice(), digits()).layer_names
+    assert names == ("a", "norm", "norm_3", "b", "norm_2", "flatten")
 
 
 def test_weights_of_another_mean_are_refused():
