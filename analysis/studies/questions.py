@@ -17,6 +17,7 @@ from analysis.studies.blocks import publish
 from analysis.studies.reproductions import (
     FIGURES,
     Section,
+    add_shuffles,
     alt_text,
     block_inputs,
     claims_table,
@@ -85,11 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"DOCS/{APPENDIX}/NAME.md, between their marker lines, and the figures "
         "(default: print the studies)",
     )
+    add_shuffles(parser)
     args = parser.parse_args(argv)
     use_style()
     with exit_on_error(OSError):
         for name in args.names or questions():
-            section = make_section(name, args.summaries)
+            section = make_section(name, args.summaries, args.shuffles)
             inputs = block_inputs(name, args.summaries)
             for folder, text in ((PAGES, page(section)), (APPENDIX, appendix(section))):
                 target = args.write and args.write / folder / f"{name}.md"

@@ -24,7 +24,7 @@ from analysis.scoring.inputs import (
     scoring_history,
     sweep_definition,
 )
-from analysis.scoring.null_models import SHUFFLED, NullResult
+from analysis.scoring.null_models import N_SHUFFLES, SHUFFLED, NullResult
 from analysis.scoring.scored_study import registered_scoring, scored_study
 from analysis.scoring.summary import FOLDER, Summary, read_summary, summaries, summary_path
 from analysis.scoring.verdict import ScoredClaim
@@ -65,8 +65,8 @@ class Section:
         return verdicts.get(self.scoring.main, NOT_RUN)
 
 
-def make_section(name: str, folder: Path = FOLDER) -> Section:
-    """Score a study from its summary, if it has one."""
+def make_section(name: str, folder: Path = FOLDER, n_shuffles: int = N_SHUFFLES) -> Section:
+    """Score a study from its summary, if it has one; without shuffles, no null model is scored."""
     definition = sweep_definition(name)
     scoring, study = registered_scoring(name), scored_study(name)
     diagnosis = dict(definition.get("diagnosis") or {})
@@ -80,12 +80,12 @@ def make_section(name: str, folder: Path = FOLDER) -> Section:
     if name not in summaries(folder):
         return section
     summary = read_summary(name, folder)
-    return replace(
-        section,
-        summary=summary,
-        claims=tuple(study.score(scoring, summary.tables)),
-        null_results=tuple(study.score_null_models(scoring, summary.tables)),
-    )
+    claims = tuple(study.score(scoring, summary.tables))
+    section = replace(section, summary=summary, claims=claims)
+    if not n_shuffles:
+        return section
+    results = study.score_null_models(scoring, summary.tables, n_shuffles)
+    return replace(section, null_results=tuple(results))
 
 
 def overview(sections: Sequence[Section]) -> str:
@@ -239,17 +239,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="write the studies into this page, between their marker lines, and the figures beside "
         "it (default: print the studies)",
     )
+    add_shuffles(parser)
     args = parser.parse_args(argv)
     use_style()
     with exit_on_error(OSError):
         for name in args.names or publications():
-            section = make_section(name, args.summaries)
+            section = make_section(name, args.summaries, args.shuffles)
             inputs = block_inputs(name, args.summaries)
             publish(markdown(section), args.write, name, inputs)
             if args.write and section.summary is not None:
                 save_figures(section.summary, args.write.parent / FIGURES)
-        sections = [make_section(name, args.summaries) for name in publications()]
+        sections = [make_section(name, args.summaries, n_shuffles=0) for name in publications()]
         publish(overview(sections), args.write, OVERVIEW, overview_inputs(args.summaries))
+
+
+def add_shuffles(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--shuffles`."""
+    parser.add_argument(
+        "--shuffles",
+        metavar="N",
+        type=int,
+        default=N_SHUFFLES,
+        help="number of shuffles that each claim must refuse (default: %(default)s, which takes "
+        "minutes)",
+    )
 
 
 def save_figures(summary: Summary, folder: Path) -> None:

@@ -222,7 +222,7 @@ def test_page_and_figures_are_made_from_the_summary_alone(
     page.parent.mkdir()
     blocks = [f"<!-- begin {name} -->\n<!-- end {name} -->\n" for name in (sweep, OVERVIEW)]
     page.write_text("\n".join(blocks))
-    folder = ["--summaries", str(tmp_path / "summaries")]
+    folder = ["--summaries", str(tmp_path / "summaries"), "--shuffles", "2"]
     reproductions.main([sweep, *folder, "--write", str(page)])
     text = page.read_text()
     scored = study.score(registered_scoring(sweep), written.tables)
@@ -247,7 +247,8 @@ def test_a_question_has_a_page_with_one_figure_and_an_appendix_with_the_others(
     for path in (page, appendix):
         path.parent.mkdir(parents=True)
         path.write_text(f"By hand.\n<!-- begin {sweep} -->\n<!-- end {sweep} -->\n")
-    question_pages.main([sweep, "--summaries", str(tmp_path / "summaries"), "--write", str(docs)])
+    folder = ["--summaries", str(tmp_path / "summaries"), "--shuffles", "2"]
+    question_pages.main([sweep, *folder, "--write", str(docs)])
     links = [re.findall(r"!\[[^]]*\]\((\S+\.png)\)", path.read_text()) for path in (page, appendix)]
     names = list(study.figures(written.tables))
     assert [Path(link).stem for link in links[0]] == names[:1] == [sweep]
