@@ -34,25 +34,20 @@ DESIGN = {
 }
 
 
-def _losses(cells: pd.DataFrame, deepest: bool) -> pd.DataFrame:
-    depth = cells["depth"].max() if deepest else cells["depth"].min()
-    return tuned(cells[cells["depth"] == depth], ARMS, "lr", "loss")
+def _losses(cells: pd.DataFrame) -> pd.DataFrame:
+    return tuned(cells[cells["depth"] == cells["depth"].max()], ARMS, "lr", "loss")
 
 
-def _delta_advantage(cells: pd.DataFrame, deepest: bool = True) -> pd.Series:
-    losses = _losses(cells, deepest)
+def _delta_advantage(cells: pd.DataFrame) -> pd.Series:
+    losses = _losses(cells)
     return losses[GAUSSIAN, CRITICAL] - losses[DELTA, CRITICAL]
 
 
 def _critical_advantage(cells: pd.DataFrame) -> pd.Series:
     """Compare the critical point with the better of the two sides."""
-    losses = _losses(cells, deepest=True)
+    losses = _losses(cells)
     sides = losses[[(DELTA, ORDERED), (DELTA, CHAOTIC)]].min(axis=1)
     return sides - losses[DELTA, CRITICAL]
-
-
-def _growth(cells: pd.DataFrame) -> pd.Series:
-    return _delta_advantage(cells) - _delta_advantage(cells, deepest=False)
 
 
 def with_phase(table: pd.DataFrame, weight_var: pd.Series) -> pd.DataFrame:
@@ -113,7 +108,6 @@ STUDY = ScoredStudy(
     outcomes=("loss", "mean_loss"),
     effects={
         "delta_advantage": _delta_advantage,
-        "delta_advantage_growth": _growth,
         "critical_advantage": _critical_advantage,
     },
     figures=figures,
