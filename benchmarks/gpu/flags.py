@@ -29,6 +29,7 @@ class Flags:
     def set(self) -> None:
         """Set the flags in this process."""
         torch.set_deterministic_debug_mode("error" if self.deterministic else "default")
+        # As in sweeps: deterministic mode would also fill every new tensor.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.backends.cudnn.allow_tf32 = self.tf32_convolutions
         torch.backends.cuda.matmul.allow_tf32 = self.tf32_products

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
@@ -135,7 +136,7 @@ def rates(device: torch.device, size: Size) -> Iterator[Rate]:
                     _Measurement(
                         f"{size.processes} processes",
                         size.processes,
-                        lambda o=overrides: processes(o, size.seconds, SUITE),  # type: ignore[misc]
+                        partial(processes, overrides, size.seconds, SUITE),
                         in_this_process=False,
                     ),
                 ]
@@ -159,23 +160,18 @@ def _measurements(
     ) -> _Measurement:
         return _Measurement(method, cells, lambda: (run(), None), flags)
 
-    yield this_process(ONE_BY_ONE, 1, lambda: one_by_one(specs(1), device, seconds))
+    def train(method: Callable[..., float], cells: int, *options: str) -> Callable[[], float]:
+        return lambda: method(specs(cells), device, seconds, *options)
+
+    yield this_process(ONE_BY_ONE, 1, train(one_by_one, 1))
     for method, flags in (("plain loop", SUITE), (DEFAULT_LOOP, TORCH_DEFAULTS)):
         yield this_process(method, 1, lambda: plain_loop(overrides, device, seconds), flags)
     for cells in size.cells:
-        yield this_process(STACKED, cells, lambda n=cells: stacked(specs(n), device, seconds))  # type: ignore[misc]
-        yield this_process(
-            "plain vmap",
-            cells,
-            lambda n=cells: plain_vmap(specs(n), device, seconds),  # type: ignore[misc]
-        )
+        yield this_process(STACKED, cells, train(stacked, cells))
+        yield this_process("plain vmap", cells, train(plain_vmap, cells))
     n_conv = min(CONV_CELLS, max(size.cells))
     for form in ("grouped", "bmm"):
-        yield this_process(
-            f"{STACKED}, {form}",
-            n_conv,
-            lambda f=form: stacked(specs(n_conv), device, seconds, f),  # type: ignore[misc]
-        )
+        yield this_process(f"{STACKED}, {form}", n_conv, train(stacked, n_conv, form))
 
 
 class _Specs:
