@@ -1,4 +1,4 @@
-"""Optimizations of training on a CPU: memory format, layer order, malloc settings.
+"""Optimizations of training on a CPU: memory format, layer order, in-place ReLU, malloc settings.
 
 Only the memory format changes results (by rounding); the others are bit-identical.
 """
@@ -87,6 +87,28 @@ def optimized(model: nn.Module) -> nn.Module:
 def _has_wide_convolution(layer: nn.Module) -> bool:
     convolutions = (module for module in layer.modules() if isinstance(module, nn.Conv2d))
     return any(convolution.in_channels >= WIDE for convolution in convolutions)
+
+
+# Their backward passes do not read their outputs.
+OVERWRITABLE = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d)
+
+
+def overwrite_in_relus(model: nn.Module) -> None:
+    """Let each ReLU that follows one of `OVERWRITABLE` in a sequence write to its input.
+
+    The results are bit-identical; there is less memory traffic.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Tanh(), nn.ReLU())
+    >>> overwrite_in_relus(model)
+    >>> model[1], model[3]
+    (ReLU(inplace=True), ReLU())
+    """
+    for sequence in [m for m in model.modules() if type(m) is nn.Sequential]:
+        for index in range(1, len(sequence)):
+            if type(sequence[index]) is nn.ReLU and type(sequence[index - 1]) in OVERWRITABLE:
+                sequence[index] = nn.ReLU(inplace=True)  # the old one may be used elsewhere too
 
 
 class Contiguous(nn.Module):

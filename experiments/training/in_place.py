@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from experiments.clip import Clip, NoClip
-from experiments.training.cpu_performance import has_only_known_layers
+from experiments.training.cpu_performance import has_only_known_layers, overwrite_in_relus
 from experiments.training.in_place_optim import in_place_optimizer
 from experiments.training.loader import BatchLoader
 from experiments.training.step import ALIVE, NetworkState, Params, StepConfig
@@ -59,6 +59,7 @@ class InPlaceNetwork:
         memo: dict[int, Any] = {id(buffer): buffer for buffer in buffers}
         memo |= {id(p): leaves[name] for name, p in originals if name in leaves}
         self._model = copy.deepcopy(config.model, memo)
+        overwrite_in_relus(self._model)
         self._dropout = {
             f"{name}.mask": layer
             for name, layer in self._model.named_modules()

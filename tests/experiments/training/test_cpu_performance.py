@@ -1,5 +1,6 @@
 """Optimizations for CPUs change no result, except for rounding by the memory format."""
 
+import copy
 import os
 import platform
 import subprocess
@@ -11,9 +12,15 @@ from stacks import max_difference, max_parameter, stack_specs, train_serial
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from experiments.training.cpu_performance import WIDE, Contiguous, memory_format, optimized
+from experiments.training.cpu_performance import (
+    WIDE,
+    Contiguous,
+    memory_format,
+    optimized,
+    overwrite_in_relus,
+)
 from experiments.training.loader import BatchLoader
-from fanin.models import AlexNet, TwoLayer, Vgg
+from fanin.models import AlexNet, ResNet, TwoLayer, Vgg
 
 # --- memory format ----------------------------------------------------------------------------
 
@@ -179,6 +186,34 @@ def test_all_pools_of_a_deep_network_are_swapped():
     ]
     for place in (1, 2, 5):
         assert names.index(f"pool{place}") == names.index(f"act{place}") - 1
+
+
+# --- in-place ReLU ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [AlexNet(), TwoLayer(), ResNet(depth=8)], ids=str)
+def test_relus_in_place_change_no_output_and_no_gradient(kind):
+    model = kind.build((3, 32, 32), 10, nn.ReLU)
+    in_place = copy.deepcopy(optimized(model))
+    overwrite_in_relus(in_place)
+    assert any(layer.inplace for layer in in_place.modules() if isinstance(layer, nn.ReLU))
+    x = torch.randn(4, 3, 32, 32)
+    for changed, original in zip(
+        output_and_gradients(in_place, x), output_and_gradients(optimized(model), x), strict=True
+    ):
+        assert torch.equal(changed, original)
+
+
+def output_and_gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
+    y = model(x)
+    return [y, *torch.autograd.grad(y.square().sum(), list(model.parameters()))]
+
+
+def test_a_relu_used_twice_is_overwritten_in_one_place_only():
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Linear(3, 3), relu, nn.Tanh(), relu)
+    overwrite_in_relus(model)
+    assert [layer.inplace for layer in (model[1], model[3], relu)] == [True, False, False]
 
 
 # --- malloc -----------------------------------------------------------------------------------
