@@ -53,7 +53,7 @@ def schoenholz2017() -> pd.DataFrame:
             "xi_c": weight_var.map(xi),
             "depth": cells["model.depth"],
         }
-    ).merge(pd.DataFrame({"steps": [200, 400, 600]}), "cross")
+    ).merge(pd.DataFrame({"steps": [250, 500, 750]}), "cross")
     limit = 5 * np.minimum(table["xi_c"], 40)
     accuracy = 2 * TRAINED / (1 + (table["depth"] / limit) ** 3)
     return table.assign(accuracy=np.clip(accuracy + noise(len(table), 0.03), 0, 1))
