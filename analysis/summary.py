@@ -69,7 +69,7 @@ def summarize_sweep(
     comparisons
         All its settings.
     rows, by_method
-        Their `analysis.verdicts.compute_verdicts` and `analysis.verdicts.coverage_by`.
+        Their `analysis.verdicts.compute_verdicts` and `analysis.coverage.coverage_by`.
     margin, level
         The arguments of `compute_verdicts`.
 

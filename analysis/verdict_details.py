@@ -30,7 +30,8 @@ def describe_verdicts(
     comparisons
         All settings of a sweep.
     rows, intervals, by_method
-        Their `compute_verdicts`, `interval_coverage` and `coverage_by` (`analysis.verdicts`).
+        Their `compute_verdicts` (`analysis.verdicts`), `interval_coverage` and `coverage_by`
+        (`analysis.coverage`).
     margin, level
         The arguments of `compute_verdicts`.
     """

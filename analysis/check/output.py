@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.cli import prediction_progress
+from analysis.coverage import coverage_by, interval_coverage
 from analysis.load import Results
 from analysis.predictions import main_image
 from analysis.summary import describe_files, format_needed, summarize_sweep
@@ -24,7 +25,7 @@ from analysis.theory_comparison import (
     layer_table,
 )
 from analysis.verdict_details import describe_verdicts
-from analysis.verdicts import SIMULATED, compute_verdicts, coverage_by, interval_coverage
+from analysis.verdicts import SIMULATED, compute_verdicts
 from fanin.errors import FaninError, suggest
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 from fanin.theory.predict import THEORIES

@@ -10,19 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.coverage import coverage_by, interval_coverage
 from analysis.load import Results
 from analysis.predictions import OnPredicted
 from analysis.settings import measured_settings
 from analysis.summary import summarize_sweep
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
 from analysis.verdict_details import describe_verdicts
-from analysis.verdicts import (
-    SIMULATED,
-    compute_verdicts,
-    count_verdicts,
-    coverage_by,
-    interval_coverage,
-)
+from analysis.verdicts import SIMULATED, compute_verdicts, count_verdicts
 from fanin.errors import FaninError
 from fanin.statistics.agreement import AGREES, DISAGREES, NOT_TESTED, UNDECIDED
 
@@ -57,9 +52,9 @@ class TheorySection:
     settings
         One row per setting.
     intervals
-        Rows of `analysis.verdicts.interval_coverage`.
+        Rows of `analysis.coverage.interval_coverage`.
     methods
-        Rows of `analysis.verdicts.coverage_by`, by method.
+        Rows of `analysis.coverage.coverage_by`, by method.
     """
 
     findings: list[str] = field(default_factory=list)

@@ -16,6 +16,13 @@ import pandas as pd
 import torch
 
 from analysis.cli import add_sweep_arguments, prediction_progress
+from analysis.coverage import (
+    WIDE,
+    coverage_by,
+    layers_with_spread,
+    mark_interval_hits,
+    narrowest_width,
+)
 from analysis.load import load
 from analysis.studies.blocks import publish
 from analysis.studies.tables import markdown_table
@@ -25,13 +32,8 @@ from analysis.verdicts import (
     EXPLAINED,
     NOT_REJECTED,
     SIMULATED,
-    WIDE,
     compute_verdicts,
     count_verdicts,
-    coverage_by,
-    layers_with_spread,
-    mark_interval_hits,
-    narrowest_width,
 )
 from experiments.console import exit_on_error
 from experiments.schema import build_cell

@@ -14,8 +14,8 @@ from rich.console import Console
 from simulated_sweep import simulated
 
 import analysis.check.output
+import analysis.coverage
 import analysis.summary
-import analysis.verdicts
 from analysis import Results
 from analysis.check.__main__ import main
 from analysis.check.output import (
@@ -329,6 +329,6 @@ def test_the_exit_status_is_1_if_the_highest_theory_disagrees(
     sweep = simulated(3, off=off)
     monkeypatch.setattr(analysis.check.output, "compare_to_theory", lambda *_, **__: sweep)
     monkeypatch.setattr(analysis.summary, "summarize_training", lambda *_: [])
-    monkeypatch.setattr(analysis.verdicts, "narrowest_width", lambda config: 64)
+    monkeypatch.setattr(analysis.coverage, "narrowest_width", lambda config: 64)
     assert _run("small", "--results", small_results, "--quantity", "preact_m2") == status
     assert f"layers disagree in {status}" in capsys.readouterr().out

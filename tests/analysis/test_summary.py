@@ -13,11 +13,12 @@ import pytest
 from simulated_sweep import simulated
 
 from analysis import Results
-from analysis import verdicts as verdicts_module
+from analysis import coverage as coverage_module
+from analysis.coverage import coverage_by, interval_coverage
 from analysis.summary import NEAR_FACTOR, describe_files, summarize_sweep
 from analysis.theory_comparison import TheoryComparison, compare_to_theory, layer_table
 from analysis.verdict_details import describe_verdicts
-from analysis.verdicts import compute_verdicts, coverage_by, interval_coverage
+from analysis.verdicts import compute_verdicts
 
 Sweep = Callable[..., Results]
 PERCENT = r"([\d.]+)%"
@@ -27,7 +28,7 @@ LEVEL = 0.05
 @pytest.fixture(autouse=True)
 def widths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace `narrowest_width`, because simulated settings have no network."""
-    monkeypatch.setattr(verdicts_module, "narrowest_width", lambda config: 64)
+    monkeypatch.setattr(coverage_module, "narrowest_width", lambda config: 64)
 
 
 def summarize(results: Results, sweep: list[TheoryComparison], margin: float = 1.1) -> list[str]:

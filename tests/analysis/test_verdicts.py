@@ -12,18 +12,17 @@ from relu_moments import relu_log_sd
 from simulated_sweep import simulated
 
 from analysis import Results
-from analysis import verdicts as verdicts_module
-from analysis.settings import Setting
-from analysis.theory_comparison import TheoryComparison, compare_to_theory
-from analysis.verdicts import (
-    compute_verdicts,
-    count_verdicts,
+from analysis import coverage as coverage_module
+from analysis.coverage import (
     coverage_by,
     interval_coverage,
     layers_with_spread,
     mark_interval_hits,
     narrowest_width,
 )
+from analysis.settings import Setting
+from analysis.theory_comparison import TheoryComparison, compare_to_theory
+from analysis.verdicts import compute_verdicts, count_verdicts
 from fanin.statistics.draw_distribution import Z
 
 
@@ -174,7 +173,7 @@ def test_a_sweep_without_any_prediction_has_no_verdicts() -> None:
 @pytest.fixture(autouse=True)
 def widths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace `narrowest_width`, because simulated settings have no network; default width 64."""
-    monkeypatch.setattr(verdicts_module, "narrowest_width", lambda config: config.get("width", 64))
+    monkeypatch.setattr(coverage_module, "narrowest_width", lambda config: config.get("width", 64))
 
 
 def _coverage(sweep: list[TheoryComparison]) -> pd.DataFrame:
