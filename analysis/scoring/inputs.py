@@ -113,6 +113,36 @@ def criteria(definition: Mapping[str, Any]) -> Any:
     return (definition.get("scoring") or {}).get("claims")
 
 
+def criteria_changes(before: Any, after: Any) -> list[str]:
+    """Describe how the claims changed: those added, removed, and with another criterion.
+
+    Examples
+    --------
+    >>> old = {"a": {"statement": "A.", "smallest": 1}, "b": {"statement": "B.", "smallest": 1}}
+    >>> criteria_changes(old, {"a": {"statement": "A.", "smallest": 2}})
+    ['removed “B.”', '“A.”: smallest 1, now 2']
+    """
+    before, after = before or {}, after or {}
+    changes = [f"removed “{c['statement']}”" for name, c in before.items() if name not in after]
+    changes += [f"added “{c['statement']}”" for name, c in after.items() if name not in before]
+    for name, claim in after.items():
+        old = before.get(name, claim)
+        fields = [key for key in {**old, **claim} if old.get(key) != claim.get(key)]
+        if fields:
+            described = ", ".join(_change(key, old.get(key), claim.get(key)) for key in fields)
+            changes.append(f"“{claim['statement']}”: {described}")
+    return changes
+
+
+def _change(key: str, old: Any, new: Any) -> str:
+    """Describe a changed field of a claim; long texts and lists are not repeated."""
+    name = key.replace("_", " ")
+    if isinstance(old, list) or isinstance(new, list) or key in ("statement", "smallest_source"):
+        return f"other {name}" if key == "null_models" else f"{name} reworded"
+    default = "t" if key == "interval" else "none"
+    return f"{name} {default if old is None else old}, now {default if new is None else new}"
+
+
 def scoring_history(name: str) -> History:
     """Return the commit of a study's present criteria, and the changes since."""
     path = sweep_path(name).relative_to(REPOSITORY)

@@ -18,6 +18,7 @@ from analysis.scoring.claims import Scoring
 from analysis.scoring.inputs import (
     History,
     criteria,
+    criteria_changes,
     inputs_digest,
     publications,
     scoring_digest,
@@ -127,15 +128,21 @@ def alt_text(caption: str) -> str:
 
 def closing_paragraphs(section: Section) -> Iterator[str]:
     """Yield the diagnosis of each contradicted claim, the criteria, and the run."""
+    diagnosed: dict[str, list[str]] = {}  # statements by diagnosis
     for claim in section.claims:
         if claim.verdict == "contradicted":
             text = section.diagnosis.get(claim.name, "not known yet")
-            yield f"Diagnosis of “{claim.claim.statement}”: {text}"
-    yield criteria_text(section)
+            diagnosed.setdefault(text, []).append(f"“{claim.claim.statement}”")
+    for text, statements in diagnosed.items():
+        yield f"Diagnosis of {' and '.join(statements)}: {text}"
     if section.summary is None:
+        yield criteria_text(section)
         yield f"Run it with `{command_line('run', '-m', f'sweep={section.name}')}`."
-    else:
-        yield provenance(section.summary)
+        return
+    yield "<details markdown><summary>Criteria, pilot and run</summary>"
+    yield criteria_text(section)
+    yield provenance(section.summary)
+    yield "</details>"
 
 
 def claims_table(section: Section) -> str:
@@ -175,9 +182,10 @@ def criteria_text(section: Section) -> str:
     parts.append(f"Seeds: {scoring.seeds}, {scoring.seeds_reason}.")
     changes = "; ".join(history.later_changes) or "none"
     parts.append(f"Later changes of the YAML or the module: {changes}.")
-    summary = section.summary
-    if summary is not None and criteria(summary.about) != criteria(sweep_definition(section.name)):
-        parts.append("**The criteria changed after the run.**")
+    if section.summary is not None:
+        before, after = criteria(section.summary.about), criteria(sweep_definition(section.name))
+        if changed := criteria_changes(before, after):
+            parts.append(f"**The criteria changed after the run:** {'; '.join(changed)}.")
     return " ".join(parts)
 
 

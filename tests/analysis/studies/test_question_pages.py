@@ -132,7 +132,8 @@ def test_the_snippet_keeps_the_relu_alive_and_classifies_both_images(seed: int) 
     assert not model.features(x).any()  # dead
     torch.manual_seed(seed)
     model = OneFilter(x.shape[-1])
-    optimizer = run_snippet("dying_relu", model=model, lr=lr)["optimizer"]
+    fixed = run_snippet("dying_relu", model=model, x=255 * x)
+    optimizer, x = fixed["optimizer"], fixed["x"]
     train_on_one_image_at_a_time(model, optimizer, x, y, 400)
     assert model.features(x).any()
     assert classifies_both(model, x, y)
