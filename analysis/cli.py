@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from experiments.console import BrokenPipeConsole
+from fanin.progress import set_phase, show_progress
 
 if TYPE_CHECKING:
     from analysis.predictions import OnPredicted
@@ -26,12 +27,14 @@ def plain_console() -> Console:
 
 @contextmanager
 def prediction_progress() -> Iterator[OnPredicted]:
-    """Yield a callback that updates a progress bar on stderr, if stderr is a terminal."""
+    """Yield a callback that shows progress on stderr: a bar in a terminal, otherwise lines."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        with show_progress("predict"):
+            yield lambda done, total: set_phase("setting", min(done, total - 1), total)
+        return
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("")
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SYNONYMS = {"kaiming": "he", "msra": "he", "glorot": "xavier"}  # of inits: first or last name
+
 
 class FaninError(Exception):
     """Base class of errors that a user can fix, shown without a traceback."""
@@ -33,10 +35,19 @@ def suggest(name: str, choices: Iterable[str], n: int = 3) -> str:
     --------
     >>> suggest("he_norml", ["he_normal", "he_uniform", "zeros"])
     'did you mean he_normal or he_uniform? valid: he_normal, he_uniform, zeros'
+    >>> suggest("kaiming", ["he_normal", "he_uniform"])
+    'did you mean he_normal or he_uniform? valid: he_normal, he_uniform'
     >>> suggest("qqq", ["a", "b"])
     'valid: a, b'
     """
     valid = sorted(choices)
-    close = get_close_matches(name, valid, n=n, cutoff=0.6)
+    close = _by_prefix(name, valid)[:n] or get_close_matches(name, valid, n=n, cutoff=0.6)
     question = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{question}valid: {', '.join(valid)}" if valid else "there are no valid choices"
+
+
+def _by_prefix(name: str, choices: Iterable[str]) -> list[str]:
+    """Return the choices that begin with a name, or with the author's other name for an init."""
+    first, _, rest = name.lower().partition("_")
+    start = "_".join([SYNONYMS.get(first, first), *([rest] if rest else [])])
+    return [choice for choice in choices if start and choice.startswith(start)]

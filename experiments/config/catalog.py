@@ -176,8 +176,9 @@ class ConfigCatalog:
         """Return a hint for a key outside all groups: `optim.lr` for `lr`."""
         name = key.rpartition(".")[2]
         dotted = [known for known in _keys(self.base) if known.endswith(f".{name}")]
-        first = f"did you mean {' or '.join(dotted)}? " if dotted else ""
-        return first + suggest(key.partition(".")[0], self.base)
+        if dotted:
+            return f"did you mean {' or '.join(dotted)}?"
+        return suggest(key.partition(".")[0], self.base)
 
     @staticmethod
     def is_open(key: str) -> bool:
@@ -214,7 +215,9 @@ def hydra_arguments() -> Namespace:
     arguments: Namespace
     arguments, unknown = parser.parse_known_args()
     if flags := [text for text in unknown if text.startswith("-")]:
-        raise ConfigError(f"{flags[0]}: no such option; --help lists all options")
+        key = flags[0].lstrip("-")
+        hint = f"; write keys without dashes: {key}" if "=" in key else ""
+        raise ConfigError(f"{flags[0]}: no such flag{hint}; --help lists all flags and keys")
     if unknown:
         overrides = [*arguments.overrides, *unknown]
         flags = [text for text in sys.argv[1:] if text not in overrides]

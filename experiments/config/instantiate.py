@@ -31,6 +31,10 @@ EXPECTED = {
     "list_type": "expected a list, such as [a,b]",
     "dict_type": "expected a mapping, such as {key: value}",
     "mapping_type": "expected a mapping, such as {key: value}",
+    **dict.fromkeys(["float_parsing", "float_type"], "expected a number"),
+    **dict.fromkeys(["int_parsing", "int_type", "int_from_float"], "expected a whole number"),
+    **dict.fromkeys(["bool_parsing", "bool_type"], "expected true or false"),
+    "string_type": "expected a text",
 }
 
 W = TypeVar("W")  # a wrapper class

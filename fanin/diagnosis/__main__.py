@@ -81,8 +81,8 @@ def _load_object(text: str) -> Any:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name != module_name.split(".")[0]:
-            raise
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # of a module that this one imports
         raise InputError(
             f"{module_name}: no such module in {Path.cwd()} or the search path of Python"
         ) from None

@@ -66,7 +66,15 @@ class Case:
         """Run the model on a copy of the batch."""
         model = self.model if model is None else model
         arguments = _map_tensors(torch.clone, self.arguments)
-        return model(*arguments, **_map_tensors(torch.clone, self.keywords))
+        try:
+            return model(*arguments, **_map_tensors(torch.clone, self.keywords))
+        except RuntimeError as error:
+            if raw := [name for name, t in self.inputs.items() if t.dtype == torch.uint8]:
+                raise InputError(
+                    f"{raw[0]} has dtype uint8, which the model does not accept; convert and scale"
+                    f" it as in training, for example: {raw[0]}.float() / 255"
+                ) from error
+            raise
 
     def loss_of_output(self, output: Any) -> Tensor:
         """Return the loss of an output of the model."""
@@ -259,7 +267,13 @@ def _resolve_loss(loss: Loss | str | None, targets: Any) -> Loss | None:
 
 
 def _default_cross_entropy(output: Any, targets: Tensor) -> Tensor:
-    return F.cross_entropy(main_output(output), targets.long())
+    output = main_output(output)
+    if output.ndim > 1 and targets.numel() and int(targets.max()) >= output.shape[1]:
+        raise InputError(
+            f"targets go up to {int(targets.max())}, but the model has {output.shape[1]} outputs,"
+            f" for the classes 0 to {output.shape[1] - 1}"
+        )
+    return F.cross_entropy(output, targets.long())
 
 
 def _default_mse(output: Any, targets: Tensor) -> Tensor:

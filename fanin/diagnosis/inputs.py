@@ -144,8 +144,8 @@ def _scale(name: str, values: Tensor) -> Finding | None:
         return Finding(
             "input_scale",
             f"the root mean square of {name} is {rms:.3g}{raw}; inits assume about 1. Without"
-            f" normalization layers, the outputs are {rms:.3g} times too large, and the largest"
-            f" stable learning rate is about {rms**2:.2g} times too small.",
+            f" normalization layers, the outputs are {rms:.3g} times too large, and training"
+            f" is stable only at learning rates that are about {rms**2:.2g} times smaller.",
             name,
             evidence,
             f"{name} = {name} / 255" if is_pixels else standardize,

@@ -37,6 +37,8 @@ from fanin.theory.cost import expected_phases
 from fanin.theory.layer_kind import LayerKind
 from fanin.theory.predict import THEORIES
 
+LONG = 60.0  # expected seconds from which the message says what is faster
+
 
 def certify(
     model: nn.Module,
@@ -141,6 +143,8 @@ def certify(
         draws=measure,
         layer_kinds=layer_kinds,
     )
+    if sum(phase.seconds for phase in phases) >= LONG and len(inputs) > 1:
+        details = f"{details} (one image is faster: max_images=1)"
     with show_progress("certify", phases, details=details, quiet=quiet):
         network = predict_network(
             *(net, weights, inputs, theories, seed),
