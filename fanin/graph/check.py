@@ -75,11 +75,14 @@ def _check_nodes(first: RecordedRun, second: RecordedRun, situation: str) -> Non
         return
     node, text = difference
     advice = "use tensor operations such as torch.where instead of Python values"
+    reason = f"{situation}, {text}; {advice}"
     reads = dict.fromkeys((*first.value_reads, *second.value_reads))
     if reads:
         lines = "; ".join(f"{read.line} ({read.function})" for read in reads)
-        advice = f"Python code reads the value of a tensor at {lines}; {advice}"
-    raise GraphError(f"{situation}, {text}; {advice}", node.path, node.line)
+        reason = (
+            f"Python code reads the value of a tensor at {lines}; {advice}: {situation}, {text}"
+        )
+    raise GraphError(reason, node.path, node.line)
 
 
 def _check_values(runs: Runs, recorded: RecordedRun, images: Tensor, situation: str) -> None:

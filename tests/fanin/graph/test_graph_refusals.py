@@ -70,14 +70,14 @@ def loop(x):
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (branch, r"for another value, .* if x.mean\(\) > 0: \(bool\); use .*torch.where"),
+        (branch, r" if x.mean\(\) > 0: \(bool\); use .*torch.where.* for another value"),
         (
             scale_by_item,
-            r"for another value, an argument of div is .*.max\(\).item\(\) \(item\)",
+            r".max\(\).item\(\) \(item\);.* for another value, an argument of div is ",
         ),
         (boolean_mask, r"the result of getitem has shape \(\d+,\) instead of"),
         (numpy_values, r"a tensor that was taken for a constant differs.* \(numpy\)"),
-        (loop, r"for another value, .* for _ in range\(.*\): \(int\)"),
+        (loop, r" for _ in range\(.*\): \(int\);.* for another value"),
     ],
 )
 def test_values_that_depend_on_the_images(function, reason):
@@ -141,7 +141,7 @@ def halve_large(x):
 
 @pytest.mark.parametrize("function", [clip_large, halve_large])
 def test_a_threshold_is_noticed_that_is_not_reached(function):
-    with pytest.raises(GraphError, match=r"for another value.*x.norm\(\).* > 100.0"):
+    with pytest.raises(GraphError, match=r"x.norm\(\).* > 100.0.* for another value"):
         record(Lambda(function), torch.rand(2, 4))
 
 
