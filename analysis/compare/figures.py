@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.compare.comparison import Group, InitComparison, scores_by_seed
 from analysis.compare.spec import Metric
 from analysis.compare.tables import format_score
+from analysis.figures.labels import in_words
 from analysis.figures.style import MEASURED_COLOR, PALETTE, escape_mathtext, panel_columns
 
 PANEL = (2.5, 0.24)  # inches: width, and height of one strategy
@@ -47,7 +48,7 @@ def standings_figure(comparison: InitComparison) -> Figure:
     rows = math.ceil(len(groups) / columns)
     labels = row_labels(order)
     label_width, label_height = label_size(labels)
-    titles = [wrap_label(group.title, PANEL[0]) for group in groups]
+    titles = [wrap_label(in_words(group.title), PANEL[0]) for group in groups]
     title_height = 0.66 + label_size(titles)[1]
     height = rows * (max(PANEL[1], label_height) * len(order) + title_height)
     size = (PANEL[0] * columns + 0.6 + label_width, height + 0.5)
@@ -130,7 +131,7 @@ def tuned_values_figure(comparison: InitComparison) -> Figure:
     labels = row_labels(order)
     label_width, label_height = label_size(labels)
     panel = max(CELL[0] * len(values), MIN_PANEL_WIDTH)
-    titles = [wrap_label(group.title, panel) for group in groups]
+    titles = [wrap_label(in_words(group.title), panel) for group in groups]
     height = max(CELL[1], label_height) * len(order) + 0.61 + label_size(titles)[1]
     size = (columns * (panel + 0.2) + 1.4 + label_width, rows * height + 0.4)
     figure = Figure(figsize=size, layout="constrained")
@@ -246,8 +247,8 @@ def wrap_label(text: str, inches: float) -> str:
 
 
 def row_labels(names: Sequence[str]) -> list[str]:
-    """Return the row labels, long ones in several lines."""
-    return [wrap_label(name, MAX_LABEL_LENGTH * CHARACTER_WIDTH) for name in names]
+    """Return the row labels in words, long ones in several lines."""
+    return [wrap_label(in_words(name), MAX_LABEL_LENGTH * CHARACTER_WIDTH) for name in names]
 
 
 def label_size(labels: Sequence[str]) -> tuple[float, float]:

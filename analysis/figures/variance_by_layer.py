@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from analysis.figures.labels import in_words
 from analysis.figures.query import select
 from analysis.figures.style import MEASURED_COLOR, THEORY_LINES, escape_mathtext
 from analysis.predictions import main_image
@@ -23,20 +24,13 @@ from analysis.theory_comparison import TheoryComparison
 QUANTITY = "preact_m2"
 PANEL = (2.3, 1.9)  # inches
 TITLE_WIDTH = 30  # characters per line of a panel title
-WORDS = {
-    "he_normal": "He",
-    "he_uniform": "He (uniform)",
-    "xavier_normal": "Xavier",
-    "xavier_uniform": "Xavier (uniform)",
-    "lecun_normal": "LeCun",
-    "lecun_uniform": "LeCun (uniform)",
-    "pytorch_default": "PyTorch default",
-    "lsuv": "LSUV",
-    "relu": "ReLU",
-}
 MEDIAN_STYLE: dict[str, Any] = {
     "color": "black", "marker": "_", "markersize": 8, "markeredgewidth": 1.4, "linestyle": "",
     "label": "median of the draws", "zorder": 4,
+}  # fmt: skip
+MEAN_STYLE: dict[str, Any] = {
+    "color": "black", "marker": "D", "markersize": 3.6, "markerfacecolor": "white",
+    "markeredgewidth": 0.8, "linestyle": "", "label": "mean of the draws", "zorder": 5,
 }  # fmt: skip
 
 
@@ -62,22 +56,12 @@ def by_network(comparisons: Sequence[TheoryComparison]) -> dict[str, list[Theory
     return grouped
 
 
-def in_words(label: str) -> str:
-    """Write an option and its values in words.
-
-    >>> in_words("he_normal"), in_words("uniform a=0.0 b=1.0")
-    ('He', 'uniform, a 0.0, b 1.0')
-    """
-    option, *values = label.split()
-    return ", ".join([WORDS.get(option, option), *(value.replace("=", " ") for value in values)])
-
-
 def network_figure(comparisons: Sequence[TheoryComparison]) -> Figure:
     """Draw one network's settings: a column per init, a row per activation.
 
-    The moments are those of the mean over the probe set, or of its first predicted image. Their
-    distribution over draws is skewed, so that most draws lie below the mean, which the lines show;
-    hence the median beside them.
+    The moments are those of the mean over the probe set, or of its first predicted image. The lines
+    predict the mean over draws. A draw's moment is about a product of one random factor per layer,
+    so that its logarithm is about normal: a few large draws raise the mean, and most lie below it.
     """
     rows = list(dict.fromkeys(_label(c, "activation") for c in comparisons))
     columns = list(dict.fromkeys(_label(c, "init") for c in comparisons))
@@ -123,14 +107,14 @@ def _legend(figure: Figure, comparisons: Sequence[TheoryComparison], wide: bool)
     }
     dot = Line2D([], [], marker="o", linestyle="", markersize=3, color=MEASURED_COLOR)
     dot.set_label(f"measured, one dot per draw of the weights ({draws} draws)")
-    median = Line2D([], [], **MEDIAN_STYLE)
+    marks = [Line2D([], [], **style) for style in (MEAN_STYLE, MEDIAN_STYLE)]
     lines = [
         Line2D([], [], **{"linewidth": 1.6} | style)
         for theory, style in THEORY_LINES.items()
         if theory in theories
     ]
     figure.legend(
-        handles=[dot, median, *lines],
+        handles=[dot, *marks, *lines],
         loc="outside upper center",
         ncols=3 if wide else 1,
         frameon=False,
@@ -163,6 +147,8 @@ def _panel(axis: Axes, comparison: TheoryComparison) -> None:
     )
     median = measured.groupby("layer")["decades"].median()
     axis.plot(median.index, median, **MEDIAN_STYLE)
+    mean = rows["value"].groupby(rows["layer"]).mean()
+    axis.plot(mean.index, _decades(mean), **MEAN_STYLE)
     for theory, style in THEORY_LINES.items():
         if comparison.predicted.empty:
             continue

@@ -16,7 +16,7 @@ def _records(sweep: str) -> list[dict[str, Any]]:
 
 
 def large_outputs() -> pd.DataFrame:
-    from analysis.figures import large_outputs as study
+    from analysis.figures.large_outputs import cells as study
 
     rows = _records("large_outputs")
     table = pd.DataFrame(

@@ -9,9 +9,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from analysis.figures.dying_relu.cells import FIRST_STEP, INPUTS, NETWORKS, TRAINING
+from analysis.figures.dying_relu.cells import FIRST_STEP, INPUTS, NETWORKS, PICTURE, RAW, TRAINING
 from analysis.figures.dying_relu.theory import CIRCLE, CROSS
 from analysis.figures.query import bracket
 from analysis.figures.style import PALETTE
@@ -19,7 +20,7 @@ from analysis.scoring.effects import rows_where
 from analysis.scoring.scored_study import Tables
 from analysis.scoring.summary import CELLS
 
-NETWORK_SIZE, LEARNING_SIZE, RATES_SIZE = (7.4, 3.4), (8.2, 2.9), (3.6, 2.7)  # inches
+NETWORK_SIZE, LEARNING_SIZE, RATES_SIZE = (7.8, 3.1), (8.2, 2.9), (3.6, 2.7)  # inches
 NAMES = {CIRCLE: "circle", CROSS: "cross"}
 SIGNED = "cividis"  # its lightness rises from the negative to the positive end
 
@@ -29,8 +30,9 @@ def caption(tables: Tables) -> str:
     n = tables[CELLS]["seed"].nunique()
     return (
         "The reported network before and after its first step on the cross: filter, feature maps "
-        "and the gradient of the loss with respect to the feature maps, for both images. Each "
-        "color scale is symmetric about zero. One network (n = 1).\n\n"
+        "and the gradient of the loss with respect to the feature maps, for both images. "
+        f"{_setting(tables[CELLS])}The inputs do not change. Each color scale is symmetric about "
+        "zero; k: thousand. One network (n = 1).\n\n"
         f"Number of n = {n} runs (seeds) that classify both images after the last step, by network "
         "and learning rate; framed: all do. Shade: share of runs whose feature maps are zero at "
         "the end. Boxes without a number did not run.\n\n"
@@ -38,6 +40,16 @@ def caption(tables: Tables) -> str:
         f"one bar per seed (n = {n}), from the largest tested rate that does not to the smallest "
         "that does. Line: theory."
     )
+
+
+def _setting(cells: pd.DataFrame) -> str:
+    """Return a sentence on the network with saved tensors; nothing if there is none."""
+    saved = rows_where(cells, {"kind": PICTURE})
+    if saved.empty:
+        return ""
+    inputs, rate = saved[["inputs", "lr"]].iloc[0]
+    pixels = "raw pixels, 0 to 255" if inputs == RAW else inputs
+    return f"Inputs: {pixels}; learning rate {rate:g}. "
 
 
 def figures(tables: Tables) -> dict[str, Figure]:
@@ -51,23 +63,33 @@ def figures(tables: Tables) -> dict[str, Figure]:
 
 
 def _network_figure(pictures: pd.DataFrame) -> Figure:
-    """Draw one network before and after its first step on the cross."""
-    figure = Figure(figsize=NETWORK_SIZE, layout="constrained")
-    axes = figure.subplots(2, 6, width_ratios=[1, 0.8, 1, 1, 1, 1], squeeze=False)
-    # Columns: two inputs (in the rows), filter, maps of circle and cross, gradients.
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for row, label in enumerate((CIRCLE, CROSS)):
-        _draw_input(axes[row, 0], pictures, label)
+    """Draw the inputs of one network, and the network before and after its step on the cross."""
+    figure = Figure(figsize=NETWORK_SIZE)
+    # Columns: inputs, space, filter, two maps, two gradients. Rows: images, color bars, space, both
+    # again. Every image has an axis for a color bar, so that all images have the same size.
+    grid = figure.add_gridspec(
+        5, 7, width_ratios=[1, 0.45, 0.65, 1, 1, 1, 1], height_ratios=[1, 0.04, 0.15, 1, 0.04],
+        left=0.01, right=0.99, bottom=0.07, top=0.84, wspace=0.16, hspace=0.06,
+    )  # fmt: skip
+    columns = [("weight", -1, "filter")]
+    columns += [("act", label, f"feature map,\n{NAMES[label]}") for label in NAMES]
+    columns += [("input_grad", label, f"gradient,\n{NAMES[label]}") for label in NAMES]
     for row, name in enumerate(("before the step", "after the step")):
-        columns = [("weight", -1, "filter")]
-        columns += [("act", label, f"feature map,\n{NAMES[label]}") for label in NAMES]
-        columns += [("input_grad", label, f"gradient,\n{NAMES[label]}") for label in NAMES]
-        for column, (tensor, label, title) in enumerate(columns, start=1):
-            _draw_signed(figure, axes[row, column], _values(pictures, tensor, label, row))
-            axes[row, column].set_title(title, fontsize="small")
-        axes[row, 1].text(-0.35, 0.5, name, transform=axes[row, 1].transAxes, rotation=90,
+        for column, (tensor, label, title) in enumerate(columns, start=2):
+            axis = figure.add_subplot(grid[3 * row, column])
+            bar_axis = figure.add_subplot(grid[3 * row + 1, column])
+            _draw_signed(axis, bar_axis, _values(pictures, tensor, label, row))
+            if row == 0:
+                axis.set_title(title, fontsize="small")
+            if column == 2:
+                axis.text(-0.9, 0.5, name, transform=axis.transAxes, rotation=90,
                           va="center", ha="right", fontsize="small", fontweight="bold")  # fmt: skip
+    inputs = [figure.add_subplot(grid[3 * row, 0]) for row in range(2)]
+    for axis, label in zip(inputs, NAMES, strict=True):
+        _draw_input(axis, pictures, label)
+    inputs[0].set_title("inputs", fontsize="small", fontweight="bold", pad=9)
+    line_x = grid[0, 1].get_position(figure).x0
+    figure.add_artist(Line2D([line_x, line_x], [0.04, 0.96], color="0.7", linewidth=0.8))
     return figure
 
 
@@ -77,16 +99,21 @@ def _values(pictures: pd.DataFrame, tensor: str, label: int, step: int) -> np.nd
 
 
 def _draw_input(axis: Axes, pictures: pd.DataFrame, label: int) -> None:
+    axis.set_axis_off()
     values = _values(pictures, "input", label, 0)
-    axis.set_title(f"input,\n{NAMES[label]}", fontsize="small")
     if len(values):
         side = math.isqrt(len(values) // 3)
         image = values.reshape(3, side, side).transpose(1, 2, 0)
         axis.imshow((image / image.max()).clip(0, 1))
+    axis.text(0.5, -0.03, NAMES[label], transform=axis.transAxes, ha="center", va="top",
+              fontsize="small")  # fmt: skip
 
 
-def _draw_signed(figure: Figure, axis: Axes, values: np.ndarray) -> None:
+def _draw_signed(axis: Axes, bar_axis: Axes, values: np.ndarray) -> None:
     """Draw an image with a color scale that is symmetric about zero."""
+    axis.set_axis_off()
+    if not values.any():
+        bar_axis.set_axis_off()
     if not len(values):
         return
     if len(values) == 27:  # the filter: its three color channels below one another
@@ -102,10 +129,25 @@ def _draw_signed(figure: Figure, axis: Axes, values: np.ndarray) -> None:
         axis.text(0.5, 0.5, "all zero", transform=axis.transAxes, ha="center", va="center",
                   fontsize="small", color="white")  # fmt: skip
         return
-    bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", fraction=0.08, pad=0.04)
-    end = f"{limit:,.0f}" if limit >= 10 else f"{limit:.2g}"
+    bar = axis.figure.colorbar(drawn, cax=bar_axis, orientation="horizontal")
+    end = short_number(limit)
     bar.set_ticks([-limit, 0, limit], labels=[f"−{end}", "0", end])
-    bar.ax.tick_params(labelsize=5.5, length=2, pad=1)
+    bar_axis.tick_params(labelsize=5.5, length=2, pad=1)
+    first, _, last = bar_axis.get_xticklabels()  # inside the bar, so that neighbors do not touch
+    first.set_horizontalalignment("left")
+    last.set_horizontalalignment("right")
+
+
+def short_number(value: float) -> str:
+    """Format a positive number with two or three digits, thousands with a k.
+
+    >>> short_number(0.912), short_number(1467.1), short_number(115155.0)
+    ('0.91', '1.5k', '115k')
+    """
+    if value < 1000:
+        return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    thousands = value / 1000
+    return f"{thousands:.0f}k" if thousands >= 10 else f"{thousands:.2g}k"
 
 
 def _learning_figure(cells: pd.DataFrame) -> Figure:

@@ -18,13 +18,13 @@ from analysis.scoring.effects import rows_where
 from analysis.scoring.scored_study import Tables
 from analysis.scoring.summary import CELLS
 
-MAP_SIZE, LAYER_SIZE, REGRESSION_SIZE = (7.4, 3.9), (3.6, 3.1), (6.4, 2.4)  # inches
+MAP_SIZE, LAYER_SIZE, REGRESSION_SIZE = (7.4, 3.9), (4.2, 4.0), (6.4, 2.4)  # inches
 STABLE = 2.0  # gradient descent on a quadratic loss is stable below 2 / lambda_0
 CERTAIN = 8.0  # in units of 1 / lambda_0, as we claim
 SHADES = {"first loss": "0.15", "a later loss": "0.68", "no loss": "1.0"}
 INITS = ("N(0, 1)", "U(0, 1)", "He", "Xavier", "PyTorch default", "U(-0.01, 0.01)")
 INPUTS = ("standardized", "−1 to 1", "0 to 1", "0 to 255", "0 to 1e6")
-NONE = 80.0  # position of "none" on a log axis of layers
+NONE = 1e6  # "first overflowing layer" of a network in which no layer overflows
 REGRESSIONS = {
     ("standardized", "relu"): "standardized, ReLU",
     ("standardized", "tanh"): "standardized, tanh",
@@ -45,8 +45,9 @@ def caption(tables: Tables) -> str:
         f"{n} seeds, those with a bad loss, if not all have the same outcome.\n\n"
         "First layer whose pre-activations overflow before training, measured against predicted "
         f"(n = {len(pairs):,} networks; equal in {(distance == 0).sum():,}, one layer apart in "
-        f"{(distance == 1).sum():,}). The larger a circle, the more networks; their number is "
-        "written where no layer overflows. Networks whose input overflows are left out.\n\n"
+        f"{(distance == 1).sum():,}). Number in a box: networks. Grey: the same layer; framed: "
+        "another. Only layers that occur are shown. Networks whose input overflows are left "
+        "out.\n\n"
         "A regression by full-batch gradient descent: learning rate times lambda_0, the largest "
         f"Hessian eigenvalue at initialization, of each network (n = {n} seeds, a line of points "
         "per seed). Cross: the loss becomes inf or NaN; circle: it stays finite. Solid line: 2, "
@@ -125,34 +126,44 @@ def _labels(axis: Axes, rows: list[tuple[str, str]], columns: list[tuple[str, st
 
 
 def _first_layers(settings: pd.DataFrame) -> pd.DataFrame:
-    """Return the predicted and measured first layers of networks whose input does not overflow."""
+    """Return the predicted and measured first layers of networks whose input does not overflow.
+
+    A network without overflow has `NONE`.
+    """
     rows = settings[settings["layer_predicted"].fillna(1.0) > 0]
     layers = rows.reindex(columns=["layer_predicted", "first_layer"]).fillna(NONE)
     return layers.set_axis(["predicted", "measured"], axis=1)
 
 
 def _layer_figure(settings: pd.DataFrame) -> Figure:
-    """Plot the measured against the predicted first overflowing layer."""
+    """Write the number of networks by predicted and measured first overflowing layer."""
     figure = Figure(figsize=LAYER_SIZE, layout="constrained")
     axis = figure.subplots()
-    counts = _first_layers(settings).value_counts().reset_index(name="count")
-    x, y = counts["predicted"], counts["measured"]
-    axis.plot([1, NONE], [1, NONE], color="0.7", linewidth=0.8, zorder=0)
-    axis.scatter(x, y, s=10 * np.sqrt(counts["count"]), color=PALETTE[0], alpha=0.5)
-    # Labels of points near the diagonal would overlap.
-    for point in counts[(x == NONE) | (y == NONE)].to_dict("records"):
-        fits = point["count"] >= 500  # into its circle
-        axis.annotate(f"{point['count']:,}", (point["predicted"], point["measured"]),
-                      xytext=(0, 0) if fits else (0, -10), textcoords="offset points",
-                      ha="center", va="center", fontsize="x-small")  # fmt: skip
-    ticks = [1, 2, 5, 10, 20, 40]
-    axis.set(xscale="log", yscale="log", xlim=(0.8, 170), ylim=(0.8, 170))
-    axis.set_xticks([*ticks, NONE], [*map(str, ticks), "none"])
-    axis.set_yticks([*ticks, NONE], [*map(str, ticks), "none"])
-    axis.minorticks_off()
-    axis.set_xlabel("predicted first overflowing layer")
-    axis.set_ylabel("measured first overflowing layer")
-    sns.despine(ax=axis)
+    pairs = _first_layers(settings)
+    layers = np.unique(pairs.to_numpy(float))
+    for (predicted, measured), rows in pairs.groupby(["predicted", "measured"]):
+        x, y = np.searchsorted(layers, [predicted, measured])
+        if x != y:
+            axis.add_patch(
+                Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", zorder=3)
+            )
+        text = f"{len(rows):,}"
+        size = 6.5 if len(text) < 5 else 5
+        axis.text(x, y, text, ha="center", va="center", fontsize=size)
+    for n in range(len(layers)):
+        axis.add_patch(Rectangle((n - 0.5, n - 0.5), 1, 1, facecolor="0.85"))
+    names = ["none" if layer == NONE else f"{layer:.0f}" for layer in layers]
+    edges = (-0.5, len(layers) - 0.5)
+    axis.set(xlim=edges, ylim=edges, aspect="equal")
+    axis.set_xticks(range(len(layers)), names, fontsize=6.5)
+    axis.set_yticks(range(len(layers)), names, fontsize=6.5)
+    axis.set_xticks(np.arange(0.5, len(layers) - 1), minor=True)
+    axis.set_yticks(np.arange(0.5, len(layers) - 1), minor=True)
+    axis.grid(which="minor", color="0.92", linewidth=0.5)
+    axis.tick_params(which="both", length=0)
+    axis.spines[:].set(color="0.7", linewidth=0.6)
+    axis.set_xlabel("predicted first overflowing layer", fontsize="small")
+    axis.set_ylabel("measured first overflowing layer", fontsize="small")
     return figure
 
 

@@ -47,7 +47,7 @@ def test_panels_keep_their_width_with_long_names(draw: Callable[[InitComparison]
         assert axis.get_window_extent().width / figure.dpi > 1.8
         title = axis.title.get_window_extent()
         assert title.width < 1.25 * axis.get_window_extent().width
-    assert r"cost=\$5" in panels[0].get_yticklabels()[0].get_text().replace("\n", " ")
+    assert r"cost \$5" in panels[0].get_yticklabels()[0].get_text().replace("\n", " ")
 
 
 @pytest.mark.parametrize(("center", "spread"), [(0.9, 1e-3), (0.9, 1e-2), (0.5, 0.3)])

@@ -49,3 +49,16 @@ def test_depths_that_share_layers_are_one_series() -> None:
     tables["dead"] = dead.assign(value=dead["value"] + (dead["depth"] == 9) * 0.01)
     assert "the same weights" not in caption(tables)
     assert len(study.figures(tables)["alexnet_variance_dead"].axes[0].containers) == 3
+
+
+def test_dying_relu_draws_all_images_of_a_column_in_equal_size() -> None:
+    figure = figures("dying_relu")["dying_relu"]
+    boxes = [axis.get_window_extent() for axis in figure.axes if axis.images]
+    assert len(boxes) == 12  # two inputs, two filters, eight maps
+    assert len({(round(box.x0), round(box.width), round(box.height)) for box in boxes}) == 6
+    assert len({round(box.y0) for box in boxes}) == 2
+
+
+def test_inf_loss_writes_all_numbers_of_networks() -> None:
+    (axis,) = figures("inf_loss")["inf_loss_first_layer"].axes
+    assert sum(int(text.get_text().replace(",", "")) for text in axis.texts) == 1512

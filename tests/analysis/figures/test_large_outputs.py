@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from grids import design
 
-from analysis.figures.large_outputs import (
+from analysis.figures.large_outputs import STUDY
+from analysis.figures.large_outputs.cells import (
     CAUSES,
     HEALTHY,
     LARGE_STEPS,
@@ -19,13 +20,11 @@ from analysis.figures.large_outputs import (
     REGRESSION,
     REMEDIES,
     SAME_CLASSES,
-    STUDY,
     XAVIER,
     cause,
-    is_healthy,
     remedy,
-    size_text,
 )
+from analysis.figures.large_outputs.figures import is_healthy, size_text
 from fanin.errors import FaninError
 
 

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 
 from analysis import Results
 from analysis.figures.__main__ import main
+from analysis.figures.labels import in_words
 from analysis.figures.style import THEORY_LINES, save, use_style
-from analysis.figures.variance_by_layer import MEDIAN_STYLE, figures, in_words
+from analysis.figures.variance_by_layer import MEAN_STYLE, MEDIAN_STYLE, figures
 from analysis.theory_comparison import TheoryComparison, compare_to_theory
 
-MEDIAN = MEDIAN_STYLE["label"]
+MEAN, MEDIAN = MEAN_STYLE["label"], MEDIAN_STYLE["label"]
 LABELS = {theory: style["label"] for theory, style in THEORY_LINES.items()}
 
 
@@ -54,7 +55,7 @@ def test_one_figure_per_network_and_one_panel_per_init_and_activation(
         assert set(_panels(figure)) == {
             f"{init} · {activation}"
             for activation in ("ReLU", "tanh")
-            for init in ("He", "Xavier", "normal, std 0.3", "uniform, a 0.0, b 1.0", "LSUV")
+            for init in ("He", "Xavier", "normal, std 0.3", "U(0, 1)", "LSUV")
         }
 
 
@@ -79,6 +80,8 @@ def test_a_panel_shows_every_draw_and_a_line_per_theory(
         np.testing.assert_allclose(
             median.get_ydata(), np.log10(draws.value).groupby(draws.layer).median()
         )
+        means = draws.value.groupby(draws.layer).mean()
+        np.testing.assert_allclose(lines.pop(MEAN).get_ydata(), np.log10(means))
         if init == "lsuv":  # no prediction, only dots
             assert not lines
             continue
@@ -110,6 +113,7 @@ def test_the_legend_has_one_entry_per_theory(drawn: dict[str, Figure]) -> None:
         texts = [text.get_text() for text in legend.get_texts()]
         assert texts == [
             "measured, one dot per draw of the weights (8 draws)",
+            MEAN,
             MEDIAN,
             *LABELS.values(),
         ]
@@ -131,7 +135,7 @@ def test_zero_and_infinite_moments_are_left_out(comparisons: list[TheoryComparis
     dots = dots[np.isfinite(dots).all(1)]
     assert len(dots) == 6  # one layer; two seeds of four draws, of which draw 0 is inf
     assert set(dots[:, 0]) == {1}
-    lines = [line for line in axis.lines if line.get_label() != MEDIAN]
+    lines = [line for line in axis.lines if line.get_label() not in (MEAN, MEDIAN)]
     assert all(np.isnan(line.get_ydata()).all() for line in lines)
 
 
@@ -150,8 +154,8 @@ def test_a_network_of_one_layer_has_markers(sweep: Callable[..., Results]) -> No
     ((title, axis),) = _panels(figure).items()
     assert title == ""
     assert len(_dots(axis)) == 4
-    assert len(axis.lines) == len(THEORY_LINES) + 1  # and the median
-    assert all(line.get_marker() == "_" for line in axis.lines)
+    assert len(axis.lines) == len(THEORY_LINES) + 2  # and the mean and the median
+    assert all(line.get_marker() == "_" for line in axis.lines if line.get_label() != MEAN)
     assert [tick for tick in axis.get_xticks() if 0.7 <= tick <= 1.3] == [1]
 
 
