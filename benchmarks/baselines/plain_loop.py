@@ -37,7 +37,7 @@ def load(file: Path) -> tuple[Tensor, Tensor]:
 
 def train_plain(network: nn.Module, x: Tensor, y: Tensor, batch_size: int, steps: int) -> float:
     """Train a network in place on tensors; return the CPU seconds of the loop."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     network.train()
     started, step = time.process_time(), 0
     while step < steps:

@@ -58,7 +58,7 @@ def measure(settings: Settings, name: str, cells: int, repeats: int, seconds: fl
     """Measure both engines in turn, in one process."""
     file = image_file(settings.folder, image_shape(MODELS[name][0].partition("=")[2]))
     data = ("data=arrays", f"data.file='{file}'", "probe=none", "scaling=standardize")
-    overrides = (*data, *MODELS[name], f"train.batch_size={BATCH_SIZE}", "optim.lr=0.01")
+    overrides = (*data, *MODELS[name], f"train.batch_size={BATCH_SIZE}", "optim.lr=1e-4")
     call = settings.workers.call
 
     def run(function: Any, steps: int) -> float:
@@ -103,15 +103,15 @@ def _serial_run(overrides: tuple[str, ...], cells: int, steps: int) -> float:
     chosen = specs((*overrides, f"train.steps={steps}"), min(cells, MAX_SERIAL))
     started = time.process_time()
     for spec in chosen:
-        train(spec, lambda done, total: None)
+        assert train(spec, lambda done, total: None).divergence is None
     return (time.process_time() - started) / len(chosen)
 
 
 def _stacked_run(overrides: tuple[str, ...], cells: int, steps: int) -> float:
     chosen = specs((*overrides, f"train.steps={steps}"), cells)
     started = time.process_time()
-    n_results = len(list(train_stacked(chosen, lambda done, total: None)))
-    assert n_results == cells
+    results = [result for _, result in train_stacked(chosen, lambda done, total: None)]
+    assert [result.divergence for result in results] == cells * [None]
     return (time.process_time() - started) / cells
 
 
