@@ -195,7 +195,10 @@ def figures(tables: Tables) -> dict[str, Figure]:
     _break_axis(right, at_critical, f"{cells['xi_c'].max():,.0f}")
     right.set_xlabel(r"depth scale $\xi_c$ (layers, theory)")
     right.set_ylabel("trainable depth (layers)")
-    right.legend(frameon=False, fontsize="small")
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize="small"
+    )
     return {"schoenholz2017": figure}
 
 
