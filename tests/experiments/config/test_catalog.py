@@ -74,7 +74,7 @@ def test_the_error_names_a_missing_config_dir():
     ("arguments", "message"),
     [
         (["seed=1", "-m", "init=zeros"], "before all key=value arguments: -m seed=1 init=zeros"),
-        (["--multi-run"], "--multi-run: no such option"),
+        (["--multi-run"], "--multi-run: no such flag"),
     ],
 )
 def test_a_misplaced_or_unknown_option_is_refused(monkeypatch, arguments, message):
