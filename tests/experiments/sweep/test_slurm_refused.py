@@ -31,7 +31,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("runner.slurm.partiton=gpu", "runner.slurm.partiton: .*did you mean slurm.partition"),
         ("+runner.slurm.gpus=1", "runner.slurm.gpus: .*did you mean slurm.cpus or slurm.gres"),
-        ("runner.slurm.time_minutes=soon", "runner.slurm.time_minutes: .*expected a whole number.*'soon'"),
+        ("runner.slurm.time_minutes=soon", "runner.slurm.time_minutes: .*whole number.*'soon'"),
         ("runner.slurm.time_minutes=0", "runner.slurm.time_minutes: .*greater than 0"),
         ("runner.slurm.cpus=1.5", "runner.slurm.cpus: expected a whole number"),
         ("runner.slurm.mem_gb=16G", "runner.slurm.mem_gb: .*expected a number"),
