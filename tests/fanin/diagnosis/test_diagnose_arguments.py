@@ -104,7 +104,7 @@ def test_nothing_changes(fails: bool) -> None:
         (nn.Linear, torch.zeros(1, 2), None, "model is the class Linear"),
         (nn.Linear(2, 2), 3, None, "batch is of type int"),
         (nn.Linear(2, 2), torch.zeros(1, 2), "cross_entropi", "no such function"),
-        (nn.Linear(2, 2), torch.ones(1, 2, dtype=torch.uint8), None, "input.float() / 255"),
+        (nn.Linear(2, 2), torch.ones(1, 2, dtype=torch.uint8), None, r"input.float\(\) / 255"),
         (nn.Linear(2, 2), (torch.zeros(1, 2), torch.tensor([2])), None, "go up to 2, but .* 2 out"),
         (nn.Linear(2, 2), (torch.zeros(4, 2), torch.zeros(4, 2)), F.mse_loss, ""),
     ],

@@ -76,7 +76,7 @@ def loop(x):
             r".max\(\).item\(\) \(item\);.* for another value, an argument of div is ",
         ),
         (boolean_mask, r"the result of getitem has shape \(\d+,\) instead of"),
-        (numpy_values, r"a tensor that was taken for a constant differs.* \(numpy\)"),
+        (numpy_values, r" \(numpy\);.* a tensor that was taken for a constant differs"),
         (loop, r" for _ in range\(.*\): \(int\);.* for another value"),
     ],
 )
