@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-SYNONYMS = {"kaiming": "he", "msra": "he", "glorot": "xavier"}  # of inits: first or last name
+SYNONYMS = {"kaiming": "he", "msra": "he", "glorot": "xavier"}  # other names of inits
 
 
 class FaninError(Exception):
@@ -47,7 +47,7 @@ def suggest(name: str, choices: Iterable[str], n: int = 3) -> str:
 
 
 def _by_prefix(name: str, choices: Iterable[str]) -> list[str]:
-    """Return the choices that begin with a name, or with the author's other name for an init."""
+    """Return the choices that begin with a name; other names of inits count too."""
     first, _, rest = name.lower().partition("_")
     start = "_".join([SYNONYMS.get(first, first), *([rest] if rest else [])])
     return [choice for choice in choices if start and choice.startswith(start)]
