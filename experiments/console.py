@@ -1,8 +1,9 @@
-"""Console, exit statuses, and display of errors and warnings in all commands."""
+"""Console, questions, exit statuses, and display of errors and warnings in all commands."""
 
 from __future__ import annotations
 
 import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from fanin.errors import FaninError, FaninWarning
 
 USAGE_ERROR = 2  # exit status after an invalid request
 INTERRUPTED = 130  # exit status after Ctrl-C, as in shells
+SIGNAL_CHECK_SECONDS = 0.2
 
 
 class BrokenPipeConsole(Console):
@@ -26,6 +28,17 @@ class BrokenPipeConsole(Console):
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, sys.stdout.fileno())  # discards buffered text when the process exits
         os.close(devnull)
+
+
+def ask(console: Console, question: str) -> str:
+    """Print a question and return the line that the user types, or "" at the end of the input.
+
+    Unlike `input()`, it handles a signal that arrives just before it waits, or in another thread.
+    """
+    console.print(question, end="", markup=False, highlight=False)
+    while not select.select([sys.stdin], [], [], SIGNAL_CHECK_SECONDS)[0]:
+        pass  # Python runs signal handlers between two calls
+    return sys.stdin.readline()
 
 
 @contextmanager

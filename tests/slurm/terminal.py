@@ -45,7 +45,10 @@ class Terminal:
 
     def end(self, seconds: float) -> int:
         """Wait until the command ends; return its exit status."""
-        status = self.process.wait(seconds)
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the command still runs:\n{self.output}") from None
         self._reader.join(seconds)
         os.close(self._master)
         return status

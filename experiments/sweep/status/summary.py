@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.console import ask
 from experiments.sweep.differences import full_label
 from experiments.sweep.grid import Axis
 from experiments.sweep.request import Request
@@ -239,8 +240,8 @@ def confirm_cancel(folder: SweepFolder, console: Console) -> bool:
     try:
         jobs = "it" if count == 1 else "them"
         prompt = f"{plural(count, 'job')} active on Slurm. [L]eave {jobs} running or [c]ancel? "
-        return console.input(prompt, markup=False).strip().lower().startswith("c")
-    except (EOFError, KeyboardInterrupt):
+        return ask(console, prompt).strip().lower().startswith("c")
+    except KeyboardInterrupt:
         return False
     finally:
         signal.signal(signal.SIGINT, handler)
