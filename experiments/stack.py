@@ -40,7 +40,7 @@ def run_stack(
     Parameters
     ----------
     configs
-        Coerced configs for which `experiments.training.engines.why_serial` returns None. They may
+        Coerced configs for which `experiments.training.stackable.why_serial` returns None. They may
         differ only in init, scaling, seeds and the optimizer's numbers.
     device, on_progress
         As for `run_cell`.

@@ -18,8 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from analysis.compare.comparison import Group, InitComparison, scores_by_seed
+from analysis.compare.comparison import Group, InitComparison
 from analysis.compare.spec import Metric
+from analysis.compare.standings import scores_by_seed
 from analysis.compare.tables import format_score
 from analysis.figures.labels import in_words
 from analysis.figures.style import MEASURED_COLOR, PALETTE, escape_mathtext, panel_columns

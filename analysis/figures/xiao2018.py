@@ -18,7 +18,7 @@ from analysis.scoring.summary import CELLS
 SIZE = (7.2, 2.7)  # inches
 DELTA, GAUSSIAN = "delta_orthogonal", "lecun_normal"
 CRITICAL, ORDERED, CHAOTIC = "critical", "ordered", "chaotic"
-NEAR_CRITICAL = (0.95, 1.1)  # weight variances of critical points with small bias variance
+NEAR_CRITICAL = (0.95, 1.2)  # weight variances of critical points with small bias variance
 ARMS = ["init", "phase"]
 STYLES: dict[tuple[str, str], dict[str, Any]] = {
     (DELTA, CRITICAL): {"color": PALETTE[0], "label": "delta-orthogonal, critical"},
@@ -28,6 +28,10 @@ STYLES: dict[tuple[str, str], dict[str, Any]] = {
     },
     (DELTA, CHAOTIC): {"color": PALETTE[4], "linestyle": ":", "label": "delta-orthogonal, chaotic"},
 }
+SETTINGS = [
+    *("model.depth", "model.width", "data.n_train", "data.side"),
+    *("train.batch_size", "train.steps", "optim.momentum"),
+]
 DESIGN = {
     **{"seed": "seed", "depth": "model.depth", "init": "init", "gain": "init.gain"},
     "lr": "optim.lr",
@@ -63,26 +67,37 @@ def summarize(results: Results) -> dict[str, pd.DataFrame]:
         with_phase(table.drop(columns="gain"), table["gain"].astype(float) ** 2)
         for table in training_outcomes(results, DESIGN)
     )
-    about = ["model.width", "data.n_train", "data.side", "train.steps", "optim.momentum"]
-    setting = results.cells[about].iloc[:1].astype(float).reset_index(drop=True)
-    return {CELLS: outcomes, "curves": curves, "setting": setting}
+    settings = results.cells[SETTINGS].astype(float).drop_duplicates("model.depth")
+    return {CELLS: outcomes, "curves": curves, "settings": settings.sort_values("model.depth")}
 
 
 def caption(tables: Tables) -> str:
     """Write the caption."""
-    cells, setting = tables[CELLS], tables["setting"].iloc[0]
-    rates = ", ".join(f"{rate:g}" for rate in sorted(cells["lr"].unique()))
-    by_phase = cells.groupby("phase")["weight_var"].first().sort_values()
-    variances = ", ".join(f"{phase} {value:g}" for phase, value in by_phase.items())
+    cells, settings = tables[CELLS], tables["settings"]
+    (_, demo), (_, deep) = settings.iterrows()
+    by_depth = cells.groupby("depth")["lr"].unique().map(sorted)
+    rates = ", ".join(f"{rate:g}" for rate in by_depth[deep["model.depth"]])
+    at = cells[cells["depth"] == deep["model.depth"]]
+    variances = at.groupby("phase")["weight_var"].first().sort_values()
+    points = ", ".join(f"{phase} {value:g}" for phase, value in variances.items())
+    demo_cells = cells[cells["depth"] == demo["model.depth"]]
     return (
-        f"Tanh CNNs of 3 x 3 convolutions with {setting['model.width']:.0f} channels and circular "
-        f"padding on {setting['data.n_train']:,.0f} images of MNIST, {setting['data.side']:.0f} x "
-        f"{setting['data.side']:.0f} pixels, SGD with momentum {setting['optim.momentum']:g}, "
-        f"{setting['train.steps']:,.0f} steps. Training loss / loss at chance at the learning rate "
-        f"with the smallest final loss, of {rates}: mean over n = {cells['seed'].nunique()} seeds; "
-        "band: their range. In the table, the rate of a seed is tuned on the other seeds. "
-        f"Variances of the weights times fan-in: {variances}."
+        "Tanh CNNs of 3 x 3 convolutions with circular padding on images of MNIST, "
+        f"{deep['data.side']:.0f} x {deep['data.side']:.0f} pixels, SGD with momentum "
+        f"{deep['optim.momentum']:g}: training loss / loss at chance, mean over "
+        f"n = {cells['seed'].nunique()} seeds; band: their range. Left: first "
+        f"{demo['train.steps']:,.0f} steps of the authors' demo, {_size(demo)}, learning rate "
+        f"{demo_cells['lr'].iloc[0]:g}, variance of the weights times fan-in "
+        f"{demo_cells['weight_var'].iloc[0]:g} (critical). Right: {_size(deep)}, "
+        f"{deep['data.n_train']:,.0f} images, at the learning rate with the smallest final loss, "
+        f"of {rates} (in the table, the rate of a seed is tuned on the other seeds); variances of "
+        f"the weights times fan-in: {points}."
     )
+
+
+def _size(setting: pd.Series) -> str:
+    width, batch = (setting[name] for name in ("model.width", "train.batch_size"))
+    return f"{width:.0f} channels, batches of {batch:.0f}"
 
 
 def figures(tables: Tables) -> dict[str, Figure]:
@@ -94,11 +109,13 @@ def figures(tables: Tables) -> dict[str, Figure]:
     runs = curves.merge(best_rates(cells, ["depth", *ARMS]), on=["depth", *ARMS, "lr"])
     for axis, depth in zip(axes, depths, strict=True):
         for (init, phase), style in STYLES.items():
-            arm = (runs["init"] == init) & (runs["phase"] == phase)
-            plot_runs(axis, runs[arm & (runs["depth"] == depth)], **style)
-        axis.set_title(f"{depth:.0f} weight layers", fontsize="medium")
+            arm = runs[(runs["init"] == init) & (runs["phase"] == phase)]
+            at_depth = arm[arm["depth"] == depth]
+            if len(at_depth):
+                plot_runs(axis, at_depth, **style)
+        axis.set_title(f"{depth - 1:.0f} convolutions", fontsize="medium")
     axes[0].set_ylabel("training loss / chance")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4,
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=4,
                   frameon=False, fontsize="small")  # fmt: skip
     return {"xiao2018": figure}
 

@@ -27,8 +27,8 @@ from benchmarks.gpu.tolerance import relative
 from experiments.sweep.engines import is_batch_invariant
 from experiments.training.cuda_graph import CAPTURES, Capture
 from experiments.training.engines import StackedEngine
-from experiments.training.stackable import why_serial
 from experiments.training.loop import train, train_stacked
+from experiments.training.stackable import why_serial
 
 STEPS = 12  # three as usual; then a graph is captured and replayed
 REPLAYED = {

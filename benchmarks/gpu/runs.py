@@ -24,8 +24,8 @@ from experiments.stack import run_stack
 from experiments.training.checkpoint import Checkpointer, Stopped, saved_progress
 from experiments.training.cuda_graph import CAPTURES
 from experiments.training.engines import TrainSpec
-from experiments.training.stackable import why_serial
 from experiments.training.loop import OnProgress, TrainResult, train, train_stacked
+from experiments.training.stackable import why_serial
 
 CPU = torch.device("cpu")
 DRAWS = 2

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from experiments.data.dataset import Split
-from experiments.data.fetch import staged
 from experiments.data.own import OwnData, OwnImages, Stamp, check_labels
+from experiments.data.staging import staged
 from fanin.errors import DataError, suggest
 
 REQUIRED = ("x", "y")

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
+from experiments.data.checksums import verified
 from experiments.data.dataset import Dataset, Split
-from experiments.data.fetch import verified
 from experiments.data.transforms import choose, resize
 from fanin.errors import DataError
 from fanin.seeds import make_generator

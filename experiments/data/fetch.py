@@ -1,21 +1,11 @@
-"""Files of published data sets: find, download, verify, and copy to a node's local disk.
-
-Nothing is unpickled, and members of archives are read in memory.
-"""
+"""Files of published data sets: find, download and verify. Nothing is unpickled."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import logging
-import lzma
 import os
-import shutil
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,21 +14,14 @@ from typing import TypeVar
 import pooch
 from filelock import FileLock
 
+from experiments.data.checksums import CORRUPT_FILE, DECOMPRESS, verified, verified_members
+from experiments.data.staging import staged
 from experiments.data_root import DATA
 from fanin.commands import command_line
 from fanin.errors import DataError
 
 OFFLINE = "FANIN_OFFLINE"  # environment variable that disables downloads
-STAGE = "FANIN_STAGE"  # environment variable: folder on this node's local disk
 TIMEOUT = 30.0  # seconds without data after which a download is aborted
-
-DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    ".gz": gzip.decompress,
-    ".xz": lzma.decompress,
-}
-# Exceptions of the standard library for truncated or corrupted compressed files.
-CORRUPT_FILE = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -266,107 +249,3 @@ def _reason(error: Exception) -> str:
         inner = inner.__context__
     # Without an inner error (a 404) `inner` is the error itself.
     return str(inner).splitlines()[0] if str(inner) else type(inner).__name__
-
-
-def verified(path: Path, sha256: str) -> bytes:
-    """Return a file's verified content, decompressed if its name ends in .gz or .xz.
-
-    Raises
-    ------
-    ValueError
-        The file has another SHA-256 sum, is corrupted, or cannot be read.
-    """
-    with _clear_errors(f"SHA-256 {sha256}"):
-        content = DECOMPRESS.get(path.suffix, bytes)(path.read_bytes())
-    _compare("SHA-256", sha256, hashlib.sha256(content).hexdigest())
-    return content
-
-
-def verified_members(
-    path: Path, sha256: Mapping[str, str | None], md5: str | None
-) -> dict[str, bytes]:
-    """Return the verified content of members of a .tar.gz archive, by file name.
-
-    Parameters
-    ----------
-    path
-        The archive; a member may be in any of its folders.
-    sha256
-        SHA-256 sum of each member, by file name; None if only the archive's sum is published.
-    md5
-        MD5 sum of the archive; None if the members' sums are published.
-
-    Raises
-    ------
-    ValueError
-        A sum differs, a member is missing, or the archive is corrupted or cannot be read.
-    """
-    members = {}
-    with _clear_errors(f"md5 {md5}" if md5 else "a .tar.gz archive"):
-        if md5 is not None:
-            with path.open("rb") as file:
-                _compare("md5", md5, hashlib.file_digest(file, "md5").hexdigest())
-        with tarfile.open(path, "r:gz") as archive:
-            for member in archive:
-                name = Path(member.name).name
-                if name in sha256 and (file_in_archive := archive.extractfile(member)):
-                    members[name] = file_in_archive.read()
-    for name, expected in sha256.items():
-        if name not in members:
-            raise ValueError(f"the archive has no {name}")
-        if expected is not None:
-            actual = hashlib.sha256(members[name]).hexdigest()
-            _compare(f"SHA-256 of {name}:", expected, actual)
-    return members
-
-
-def _compare(kind: str, expected: str, actual: str) -> None:
-    if actual != expected:
-        raise ValueError(f"expected {kind} {expected}\n  found    {kind} {actual}")
-
-
-@contextmanager
-def _clear_errors(expected: str) -> Iterator[None]:
-    try:
-        yield
-    except CORRUPT_FILE as error:
-        raise ValueError(
-            f"expected {expected}\n  found    a truncated or corrupted file ({error})"
-        ) from error
-    except OSError as error:
-        raise ValueError(f"expected {expected}\n  found    {error.strerror or error}") from error
-
-
-def staged(path: Path) -> Path:
-    """Copy a file to the folder that `FANIN_STAGE` names; return the path to read.
-
-    That is the path of the copy, or `path` if the variable is not set. Concurrent processes copy
-    the file once, atomically. A file that has changed is copied again.
-
-    Raises
-    ------
-    DataError
-        The file cannot be copied.
-    """
-    stage = os.environ.get(STAGE)
-    if not stage:
-        return path
-    source = path.resolve()
-    stat = source.stat()
-    version = f"{source} {stat.st_size} {stat.st_mtime_ns}"
-    digest = hashlib.sha256(version.encode()).hexdigest()[:16]
-    folder = Path(stage) / f"fanin-{os.getuid()}" / digest
-    copy = folder / path.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            if not copy.exists():
-                with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                    shutil.copyfile(source, Path(temporary) / path.name)
-                    (Path(temporary) / path.name).replace(copy)
-    except OSError as error:
-        raise DataError(
-            f"{copy}: can't write this copy of the data ({error.strerror or error}); set "
-            "runner.stage_data to a folder on each node's local disk"
-        ) from error
-    return copy

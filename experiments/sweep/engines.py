@@ -26,9 +26,10 @@ from experiments.cell import CellRun
 from experiments.schema import build_cell
 from experiments.stack import FAILURES
 from experiments.sweep.types import EngineChoice, EngineName, Heartbeat, PackedCell, Runner
-from experiments.training.engines import Engine, SerialEngine, StackedEngine, TrainSpec, why_serial
+from experiments.training.engines import Engine, SerialEngine, StackedEngine, TrainSpec
 from experiments.training.loop import train, train_stacked
 from experiments.training.stack_size import max_stacked_cells, stack_size
+from experiments.training.stackable import why_serial
 from experiments.training.step import Params
 from fanin.errors import FaninError
 

@@ -14,7 +14,7 @@ from experiments.config.catalog import config_loader
 from experiments.schema import build_cell
 from experiments.sweep.cli import run_command
 from experiments.training.checkpoint import Checkpointer, Stopped
-from experiments.training.engines import why_serial
+from experiments.training.stackable import why_serial
 from fanin.errors import ConfigError
 
 NUMBERS = count()

@@ -11,7 +11,7 @@ from experiments.config.groups import CONF
 from experiments.inputs import probe_images
 from experiments.schema import build_cell
 from experiments.stack import run_stack
-from experiments.training.engines import why_serial
+from experiments.training.stackable import why_serial
 from fanin.errors import ConfigError
 
 CPU = torch.device("cpu")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.data.fetch import OFFLINE, STAGE, FileSet, read, staged
+from experiments.data.fetch import OFFLINE, FileSet, read
+from experiments.data.staging import STAGE, staged
 from fanin.errors import DataError
 
 SIZE = 8 << 20  # bytes; large enough for concurrent copies to overlap

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from experiments.optim import Sgd
 from experiments.schema import Cell, build_cell
-from experiments.training.engines import why_serial
+from experiments.training.stackable import why_serial
 
 
 def cell(cell_config, *overrides: str) -> Cell:
