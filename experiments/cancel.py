@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.console import exit_on_error
-from experiments.parser import CommandParser
 from experiments.sweep.slurm.submission import open_submissions
 from experiments.sweep.status.format import plural
 from experiments.sweep.status.launcher import Launcher, find_launcher
@@ -20,6 +19,7 @@ from experiments.sweep.status.reader import StatusReader, find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.paths import SweepFolder
 from fanin.errors import FaninError
+from fanin.parser import CommandParser
 
 POLL_INTERVAL = 0.1  # seconds
 

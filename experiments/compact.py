@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.console import exit_on_error
-from experiments.parser import CommandParser
 from experiments.sweep.status.reader import find_sweep
 from experiments.sweep.store.lock import acquire_sweep_lock
 from experiments.sweep.store.parquet import decode
@@ -25,6 +24,7 @@ from experiments.sweep.store.replace import (
 from experiments.sweep.store.scan import StoredPack, quarantine, scan
 from experiments.sweep.store.tables import latest_by_part
 from experiments.sweep.worker.finalize import recover_journals
+from fanin.parser import CommandParser
 
 TARGET_ROWS = 1 << 21  # a pack with so many rows, over all tables, is not merged further
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from experiments.console import exit_on_error
 from experiments.data_root import data_folder, default_root
-from experiments.parser import CommandParser
 from fanin.errors import suggest
+from fanin.parser import CommandParser
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")  # options of conf/data/ with files
 

@@ -15,7 +15,6 @@ from experiments.compact import TARGET_ROWS
 from experiments.config.catalog import config_loader
 from experiments.config.identity import flatten
 from experiments.console import exit_on_error
-from experiments.parser import CommandParser
 from experiments.sweep.differences import short_labels
 from experiments.sweep.overrides import Argument, parse_arguments
 from experiments.sweep.slurm.submission import cells_in_jobs
@@ -31,6 +30,7 @@ from experiments.sweep.store.tables import read_states
 from experiments.sweep.worker.finalize import recover_journals
 from fanin.commands import command_line
 from fanin.errors import ConfigError, DataError, FaninError, suggest
+from fanin.parser import CommandParser
 
 MAX_LISTED = 20  # cells, or values of a key in a message
 MISSING = "missing"  # outcome of a cell without a result

@@ -14,13 +14,13 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.console import BrokenPipeConsole, exit_on_error
-from experiments.parser import CommandParser
 from experiments.sweep.status.progress import SCREEN_FAILURES, read_interval, status_display
 from experiments.sweep.status.reader import StatusReader, find_sweep, overview, statuses
 from experiments.sweep.status.screen import screen
 from experiments.sweep.status.status import Status
 from experiments.sweep.status.to_json import status_to_json
 from experiments.sweep.store.paths import SweepFolder
+from fanin.parser import CommandParser
 
 FAILED = 1  # exit status
 WATCH_INTERVAL = 2.0  # seconds

@@ -102,6 +102,22 @@ def test_a_mistyped_command_names_the_nearest_one(
     assert f"fanin {typed}: no such command; did you mean {nearest}?" in error_of([typed], capsys)
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "nearest"),
+    [
+        ("status tiny", "--wach", "--watch"),
+        ("compare tiny", "--withn=data", "--within"),
+        ("diagnose module:model --batch batch.pt", "--optimiser=SGD", "--optimizer"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest_one(
+    command: str, option: str, nearest: str, tmp_path: Path
+) -> None:
+    process = run(*command.split(), option, cwd=tmp_path)
+    assert process.returncode == 2
+    assert f"{option.partition('=')[0]}: no such option; did you mean {nearest}" in process.stderr
+
+
 def test_an_unknown_key_names_the_nearest_dotted_key(tmp_path: Path) -> None:
     process = run("run", "lr=0.1", cwd=tmp_path)
     assert process.returncode == 2

@@ -19,7 +19,7 @@ from analysis.cli import (
 from analysis.folder import sweep_folder
 from analysis.load import load
 from experiments.console import exit_on_error
-from experiments.parser import CommandParser
+from fanin.parser import CommandParser
 
 EXIT_DISAGREES = 1
 

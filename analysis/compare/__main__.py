@@ -9,7 +9,7 @@ from analysis.compare.spec import METRICS, MIN_SEEDS, ComparisonSpec
 from analysis.folder import sweep_folder
 from analysis.load import load
 from experiments.console import exit_on_error
-from experiments.parser import CommandParser
+from fanin.parser import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> None:

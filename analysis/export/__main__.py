@@ -9,9 +9,9 @@ from analysis.cli import add_sweep_arguments
 from analysis.folder import sweep_folder
 from analysis.load import load
 from experiments.console import exit_on_error
-from experiments.parser import CommandParser
 from experiments.sweep.status.format import plural
 from fanin.errors import FaninError
+from fanin.parser import CommandParser
 
 TENSORBOARD = "tensorboard"
 

@@ -8,7 +8,7 @@ from analysis.cli import add_sweep_arguments
 from analysis.folder import sweep_folder
 from analysis.load import load
 from experiments.console import BrokenPipeConsole, exit_on_error
-from experiments.parser import CommandParser
+from fanin.parser import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> None:

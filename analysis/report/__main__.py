@@ -14,7 +14,7 @@ from analysis.cli import (
 )
 from analysis.folder import sweep_folder
 from experiments.console import exit_on_error
-from experiments.parser import CommandParser
+from fanin.parser import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -156,6 +156,7 @@ def scoring_history(name: str) -> History:
         first = commit, date
     if first is None:
         return History("not committed", "", ())
-    files = [str(path), *(str(file.relative_to(REPOSITORY)) for file in module_files(name))]
+    module = (MODULES / name).relative_to(REPOSITORY)  # a package, which may have been a file
+    files = [str(path), f"{module}.py", str(module)]
     log = git("log", "--format=%h %cs %s", f"{first[0]}..HEAD", "--", *files) or ""
     return History(*first, tuple(log.splitlines()))

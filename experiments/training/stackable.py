@@ -1,4 +1,4 @@
-"""Which cells a stack can train."""
+"""The reason why a cell cannot be trained in a stack (`why_serial`)."""
 
 from __future__ import annotations
 

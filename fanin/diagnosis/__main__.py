@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -15,9 +14,9 @@ from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 
-from fanin.commands import PROGRAM, examples
 from fanin.diagnosis.diagnose import diagnose
 from fanin.errors import FaninError, InputError, suggest
+from fanin.parser import CommandParser
 
 FOUND, INVALID = 1, 2  # exit status
 
@@ -110,13 +109,11 @@ def _optimizer(model: nn.Module, name: str, rate: float | None) -> Optimizer | N
     return make(model.parameters(), lr=rate)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROGRAM} diagnose",
-        description="Find out why a network does not train: NaN loss, huge outputs, dead ReLUs.\n"
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "diagnose",
+        "Find out why a network does not train: NaN loss, huge outputs, dead ReLUs.\n"
         "The exit status is 1 if a problem is found.",
-        epilog=f"examples:\n{examples('diagnose')}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "model", metavar="MODULE:NAME", help="a model, or a function that returns one"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fanin.commands import command_line, examples
 from fanin.completion import COMPLETE
+from fanin.errors import suggest
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -37,7 +38,15 @@ class CommandParser(argparse.ArgumentParser):
         if COMPLETE in os.environ:
             print(*self._completions(), sep="\n")
             raise SystemExit(0)
-        return super().parse_args(args, namespace)
+        parsed, unknown = self.parse_known_args(args, namespace)
+        for text in unknown:
+            if text.startswith("-"):
+                option = text.partition("=")[0]
+                options = [n for a in self._actions for n in a.option_strings if n.startswith("--")]
+                self.error(f"{option}: no such option; {suggest(option, options)}")
+        if unknown:
+            self.error(f"unexpected arguments: {' '.join(unknown)}")
+        return parsed
 
     def _completions(self) -> Iterator[str]:
         """Yield all options, the choices of arguments, and the names of sweeps."""
