@@ -41,8 +41,8 @@ METHOD = """\
 Every comparison is a ratio of two times from one run: the competitors run in turn, in one or more
 rounds (*n*), and each round gives a ratio. Tables show the median, and the smallest and largest
 ratio in parentheses if *n* is larger than 1. Times of training, probing and certificates are CPU
-times of processes with one thread; those of whole commands are elapsed times. Measure on your own,
-idle machine{duration}:
+times of processes with one thread; those of whole commands are elapsed times. Machine: {machines}.
+Measure on your own, idle machine{duration}:
 
     python -m benchmarks --quick
     python -m benchmarks --full --write     # also updates this page"""
@@ -82,8 +82,9 @@ def short_page(results: Mapping[str, Result]) -> str:
         parts.append(warning)
     minutes = full_minutes(results)
     duration = "" if minutes is None else f" (`--full` took {minutes} minutes for this page)"
+    machines = " and ".join(dict.fromkeys(result.machine for result in results.values()))
     parts += [
-        METHOD.format(duration=duration),
+        METHOD.format(duration=duration, machines=machines),
         "[All measurements](appendix/performance.md): tables, methods, versions.",
     ]
     for name, result in results.items():

@@ -29,6 +29,7 @@ SHARED_CODE = tuple(  # of several studies, on which verdicts depend
     )
 )
 WITHOUT_VERDICT = ("small", "paper", "diagnosis")  # sections that do not affect the verdict
+WORDING = ("statement", "source", "smallest_source")  # texts of a claim that do not affect it
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class History:
     Attributes
     ----------
     commit, date
-        First commit with the present claims of the section `scoring`, and its day; `not committed`
-        if they differ from the last commit.
+        First commit with the present claims of the section `scoring`, apart from their wording,
+        and its day; `not committed` if they differ from the last commit.
     later_changes
         Later commits that changed the sweep's YAML or the study's module, newest first.
     """
@@ -113,6 +114,15 @@ def criteria(definition: Mapping[str, Any]) -> Any:
     return (definition.get("scoring") or {}).get("claims")
 
 
+def _without_wording(claims: Any) -> Any:
+    if claims is None:
+        return None
+    return {
+        name: {key: value for key, value in claim.items() if key not in WORDING}
+        for name, claim in claims.items()
+    }
+
+
 def criteria_changes(before: Any, after: Any) -> list[str]:
     """Describe how the claims changed: those added, removed, and with another criterion.
 
@@ -146,12 +156,12 @@ def _change(key: str, old: Any, new: Any) -> str:
 def scoring_history(name: str) -> History:
     """Return the commit of a study's present criteria, and the changes since."""
     path = sweep_path(name).relative_to(REPOSITORY)
-    present = criteria(sweep_definition(name))
+    present = _without_wording(criteria(sweep_definition(name)))
     first = None
     for line in (git("log", "--format=%h %cs", "--", str(path)) or "").splitlines():
         commit, date = line.split()
         text = git("show", f"{commit}:{path}")
-        if text is None or criteria(yaml.safe_load(text) or {}) != present:
+        if text is None or _without_wording(criteria(yaml.safe_load(text) or {})) != present:
             break
         first = commit, date
     if first is None:

@@ -197,8 +197,8 @@ def provenance(summary: Summary) -> str:
     changed = ""
     if about["inputs"] != inputs_digest(summary.name):
         changed = (
-            " The study's YAML or module changed after this summary was made; the claims and "
-            "figures use the present version."
+            " The study's YAML or module changed after this run, as listed above; claims and "
+            "figures are those of the present version, computed from the results of this run."
         )
     return (
         f"`{about['command']}` at commit {about['commit']} ({tree}), {about['date']}: "

@@ -199,7 +199,12 @@ def short_table(records: Sequence[Record]) -> Table:
         if by_cells:
             fitted = [f"{fit.exponent:.2f}" if fit else ""] if exponent else []
             rows.append((name, *seconds, *fitted))
-    return Table("", ("seconds for", *columns, *exponent), tuple(rows))
+    remarks = (
+        ("*exponent*: of the fit seconds = constant + factor x cells^exponent; 1 is linear.",)
+        if exponent
+        else ()
+    )
+    return Table("", ("seconds for", *columns, *exponent), tuple(rows), remarks)
 
 
 def answer(records: Sequence[Record]) -> str:

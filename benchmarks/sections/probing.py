@@ -151,7 +151,8 @@ def short_table(records: Sequence[Record]) -> Table:
         )
         for record in records
     )
-    return Table("", ("model", "n", "probing relative to training", "5 % from steps"), rows)
+    columns = ("model", "n", "probing relative to training", "at most 5 % from this many steps")
+    return Table("", columns, rows)
 
 
 def answer(records: Sequence[Record]) -> str:

@@ -277,7 +277,12 @@ def short_table(records: Sequence[Record]) -> Table:
         for record in _default_batch(records)
     )
     columns = ("model", "n", *SPEED_COLUMNS, "% of the limit", "limit")
-    return Table("", columns, rows, (plain_loop.FORMATS,))
+    remark = (
+        "*limit*: the shortest time that a step could take, from this machine's rate of matrix "
+        "products (*compute*) or its memory bandwidth (*bandwidth*), whichever is longer. *% of "
+        "the limit*: that time relative to the measured one."
+    )
+    return Table("", columns, rows, (plain_loop.FORMATS, remark))
 
 
 def answer(records: Sequence[Record]) -> str:
