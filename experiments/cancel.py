@@ -79,6 +79,7 @@ def _cancel_jobs(folder: SweepFolder) -> None:
 def _terminate(folder: SweepFolder, launcher: Launcher) -> None:
     try:
         os.kill(launcher.pid, signal.SIGTERM)
+        os.kill(launcher.pid, signal.SIGCONT)  # it may be suspended (Ctrl-Z)
     except ProcessLookupError:  # the launcher has ended in the meantime
         return
     except PermissionError:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fanin.errors import FaninError, FaninWarning
 
-USAGE_ERROR = 2  # exit status after an invalid request
+USAGE_ERROR = 2  # exit status if the request is invalid or cannot run
 INTERRUPTED = 130  # exit status after Ctrl-C, as in shells
 SIGNAL_CHECK_SECONDS = 0.2
 

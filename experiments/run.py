@@ -27,7 +27,7 @@ def main() -> None:
     except Interrupted:
         from experiments.console import INTERRUPTED
 
-        print("Interrupted before any cell ran.", file=sys.stderr)
+        print("Interrupted while no cell was running.", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
 
 

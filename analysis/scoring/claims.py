@@ -15,8 +15,6 @@ from fanin.errors import ConfigError
 
 Direction = Literal["above", "below", "within"]
 Method = Literal["t", "median"]
-OUR_CHOICE = "our choice"
-NOT_CHECKED = "not checked against the paper"
 SOURCE = re.compile(r"(paper, .+|authors' code, .+|our choice(: .+)?|theory, .+)", re.DOTALL)
 
 
@@ -172,6 +170,6 @@ def parse_scoring(section: Mapping[str, Any], sweep: str) -> Scoring:
                 f"{path}.claims.{name}.null_models: must name at least one of constant, shuffled, "
                 "trend in COLUMN, or a null model of the study"
             )
-        if claim.smallest < 0 and claim.direction == "within":
+        if claim.smallest <= 0 and claim.direction == "within":
             raise ConfigError(f"{path}.claims.{name}.smallest: must be positive for `within`")
     return scoring

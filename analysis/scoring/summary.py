@@ -35,8 +35,8 @@ class Summary:
         DataFrames by name. `cells` has the design and outcome of each cell and a column `seed`;
         the claims are scored on it.
     about
-        `command`, `commit`, `clean`, `date`, `n_cells`, `n_seeds`, `size`, `scoring`, `inputs`,
-        `source`, `versions`, `caption` of the run.
+        `command`, `commit`, `clean`, `date`, `n_cells`, `seeds`, `seconds`, `size`, `scoring`,
+        `inputs`, `source` and `versions` of the run.
     """
 
     name: str

@@ -26,13 +26,13 @@ from fanin.errors import FaninError
 
 
 def summarize(results: Results) -> Summary:
-    """Summarize a finished sweep of a publication.
+    """Summarize a finished sweep of a study.
 
     Raises
     ------
     FaninError
         Cells are missing, the sweep is not the registered one at size `standard` or `paper`, it is
-        not a publication's, or it lacks seeds.
+        not a study's, or it lacks seeds.
     """
     record = launch_record(results)
     if not record.get("scoring"):

@@ -56,7 +56,7 @@ def run_command(
     """Run the cell or grid that overrides ask for; return the exit status."""
     try:
         with (
-            exit_on_error(interrupted="Interrupted before any cell ran.", by=Interrupted),
+            exit_on_error(interrupted="Interrupted while no cell was running.", by=Interrupted),
             interruptible(),
         ):
             catalog = compose_catalog(loader, config_name, tuple(hydra_overrides))

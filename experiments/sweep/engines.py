@@ -121,7 +121,7 @@ def time_engines(
     runner, device
         Runner and device on which the steps are timed.
     heartbeat
-        Called before each group.
+        Called regularly.
     """
     chosen, timings = dict(decisions.chosen), {}
     reasons = dict(decisions.reasons)
@@ -132,7 +132,9 @@ def time_engines(
         )
         configs = [cell.config for cell in groups[key][: min(n_cells, TIMED_CELLS)]]
         try:
-            trial: EngineTrial = runner.call(run_trial, configs, device, n_cells)
+            trial: EngineTrial = runner.call(
+                run_trial, configs, device, n_cells, heartbeat=heartbeat
+            )
         except FaninError as error:
             reasons[key] = f"timing failed: {error}"
             continue

@@ -15,8 +15,13 @@ STOP_SIGNALS = (*TERMINAL_SIGNALS, signal.SIGTERM)
 class Interrupted(BaseException):
     """The launcher received a stop signal.
 
-    Not a `KeyboardInterrupt`, which a cell's own code may raise.
+    Not a `KeyboardInterrupt`, which a cell's own code may raise. `number` is the signal; None in
+    a Slurm job, whose grace period is over.
     """
+
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextmanager
@@ -37,10 +42,10 @@ def _signals_not_ignored() -> list[signal.Signals]:
     return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
-def _interrupt(*_: Any) -> None:
+def _interrupt(received: int, _: Any) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    raise Interrupted
+    raise Interrupted(received)
 
 
 @contextmanager
@@ -52,16 +57,15 @@ def defer_interrupts() -> Iterator[None]:
     receive the signal, and Python would handle it within the block.
     """
     received: list[int] = []
+    previous: dict[signal.Signals, Any] = {}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
-    previous = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in _signals_not_ignored()
-    }
     try:
+        for number in _signals_not_ignored():
+            previous[number] = signal.signal(number, lambda number, _: received.append(number))
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # pending signals are received now
         for number, handler in previous.items():
             signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if received:
-        signal.raise_signal(received[0])
+        if received:
+            signal.raise_signal(received[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -87,7 +88,7 @@ def launch(
     Raises
     ------
     Interrupted
-        A stop signal came before any cell ran (within `interruptible`).
+        A stop signal came while no cell was running (within `interruptible`).
     """
     folder, mode = request.folder, request.settings.mode
     is_detached = isinstance(request.runner, DetachedRunner)  # rejects invalid runner options
@@ -156,9 +157,14 @@ def _submit(request: Request, plan: Plan, lock: SweepLock, console: Console) -> 
             f"the pilot cells of {plural(len(plan.awaited), 'kind')} of cells have not ended yet; "
             "run the same command again when they have, or without sweep.pilot=true to submit now"
         )
-    request.runner.submit(request.folder, plan.packs, lock.heartbeat)
-    show_jobs(console, request.folder, submitted=True)
-    return 0
+    try:
+        request.runner.submit(request.folder, plan.packs, lock.heartbeat)
+        return 0
+    except Interrupted:
+        console.print("Interrupted. Run the same command again to submit the other jobs.")
+        return INTERRUPTED
+    finally:
+        show_jobs(console, request.folder, submitted=True)
 
 
 def _time_engines(request: Request, plan: Plan, heartbeat: Heartbeat, console: Console) -> Plan:
@@ -250,9 +256,13 @@ def _run(request: Request, plan: Plan, lock: SweepLock, console: Console) -> boo
                 show()
 
             request.runner.run(folder, plan.packs, heartbeat)
-    except Interrupted:
-        if isinstance(request.runner, DetachedRunner) and confirm_cancel(folder, console):
-            request.runner.cancel(folder, lock.heartbeat)
+    except Interrupted as stop:
+        runner = request.runner
+        if isinstance(runner, DetachedRunner) and (
+            # Only after Ctrl-C is there a user who answers.
+            stop.number == signal.SIGINT and confirm_cancel(folder, console)
+        ):
+            runner.cancel(folder, lock.heartbeat)
         recover_journals(folder, read_plan(folder), CANCELLED)
         print_progress(reader, console)  # counts the cells that were running as cancelled
         states = read_states(folder)
@@ -298,9 +308,10 @@ def _plan(
 
 def _pack_limits(request: Request) -> PackLimits:
     runner = request.runner
+    device = runner.job_device if isinstance(runner, DetachedRunner) else runner.device
     return PackLimits(
         runner.n_workers,
         runner.pack_cells,
         int(STACK_SHARE * runner.worker_memory()),
-        max_stacked_cells(runner.device),
+        max_stacked_cells(device),
     )

@@ -83,14 +83,22 @@ def _is_user_module(file: Path) -> bool:
 @cache
 def _digest_of(file: str) -> str:
     """Return 32 bits of SHA-256 over a module's file; cached for this process."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
+    except OSError:  # deleted or renamed since it was imported
+        return "missing"
 
 
 def git(*arguments: str) -> str | None:
     """Return the output of a git command in this repository; None if it fails."""
     try:
         process = subprocess.run(
-            ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=True
+            ["git", *arguments],
+            cwd=REPOSITORY,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # a diff may contain files in other encodings
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -24,6 +24,7 @@ Heartbeat = Callable[[], None]
 # Cells of a pack differ only in these and in the numbers of their optimizer. So they share data,
 # network and warmed-up code, and can be stacked into one program.
 VARIES_IN_PACK = ("init", "scaling", "seed", "seed_weights", "seed_data")
+GIB = 1 << 30  # bytes
 STOP_FILE = "stop"  # its name in the folder of a lease
 AUTO_ENGINE_REFUSED = (
     "engine=auto times cells on this machine, not on the cluster's nodes: with runner=slurm use "
@@ -158,8 +159,10 @@ class Runner(Protocol):
     def worker_memory(self) -> int:
         """Return the bytes of memory that a worker may use."""
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in a process that is set up as a worker.
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, heartbeat: Heartbeat = lambda: None
+    ) -> Any:
+        """Call a function in a process that is set up as a worker, and `heartbeat` regularly.
 
         Raises
         ------
@@ -174,6 +177,10 @@ class Runner(Protocol):
 @runtime_checkable
 class DetachedRunner(Runner, Protocol):
     """A runner whose packs keep running after their launcher has ended."""
+
+    @property
+    def job_device(self) -> str:
+        """`cpu` or `cuda`: the device of the jobs, which this machine may lack."""
 
     def submit(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
         """Submit packs without waiting for them."""

@@ -191,7 +191,7 @@ def saved_progress(path: Path) -> tuple[int, int]:
     """Return a checkpoint's numbers of training steps and draws; (0, 0) if it is unusable."""
     try:
         checkpoint = _decode(path.read_bytes(), None)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):  # TypeError: fields of another version
         return 0, 0
     steps = 0 if checkpoint.train_state is None else checkpoint.train_state.step
     return steps, len(checkpoint.draws)

@@ -124,10 +124,6 @@ class StackedBatchLoader:
         seeds = [loader.cell.seed_data for loader in loaders]
         self._order = StackedBatchOrder(len(first.train_set), first.batch_size, seeds, first.device)
 
-    def at(self, step: int) -> Batch:
-        """Return the batch of one step."""
-        return self.batch(self.inputs(step))
-
     def inputs(self, step: int) -> BatchInputs:
         """Return what `batch` needs for one step."""
         first = self._first

@@ -37,8 +37,8 @@ class Probe:
         Number of images in the probe set, which consists of the first training images. Rows with
         image -1 are means over the probe set.
     steps
-        Numbers of training steps, counted from 1: the network is measured again before each of
-        them. (`draws` selects the measurements at step 0.)
+        Numbers of training steps after which the network is measured again. (`draws` selects the
+        measurements at initialization.)
     histograms
         Also record histograms of pre-activations, activations and their gradients.
     bins

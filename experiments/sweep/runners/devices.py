@@ -6,7 +6,8 @@ import os
 
 import torch
 
-from experiments.sweep.worker.limits import GIB, machine_memory
+from experiments.sweep.types import GIB
+from experiments.sweep.worker.limits import machine_memory
 from fanin.errors import ConfigError
 
 DEVICE_SHARE = 0.8  # of a GPU's memory; the rest is for its driver and the allocator

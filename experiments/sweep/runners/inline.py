@@ -44,7 +44,9 @@ class InlineRunner:
         """Return the memory of the device in bytes."""
         return worker_memory_bytes(devices(self.device)[0], 1)
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, heartbeat: Heartbeat = lambda: None
+    ) -> Any:
         """Call the function in this process."""
         prepare_torch()
         return function(*arguments)

@@ -78,9 +78,11 @@ class LocalRunner:
         workers_per_device = -(-self.n_workers // len(device_names))  # rounded up
         return worker_memory_bytes(device_names[0], workers_per_device, self.memory_gb)
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in a new worker process."""
-        return call_in_pool(self._config(), function, *arguments)
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, heartbeat: Heartbeat = lambda: None
+    ) -> Any:
+        """Call a function in a new worker process, and `heartbeat` regularly."""
+        return call_in_pool(self._config(), function, *arguments, heartbeat=heartbeat)
 
     def run(self, folder: SweepFolder, packs: Sequence[Pack], heartbeat: Heartbeat) -> None:
         """Run packs in the pool; if a worker dies, only the cell that it was running fails."""
@@ -200,8 +202,13 @@ def run_pool(
             pool.join()
 
 
-def call_in_pool(config: PoolConfig, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a new worker process.
+def call_in_pool(
+    config: PoolConfig,
+    function: Callable[..., Any],
+    *arguments: Any,
+    heartbeat: Heartbeat = lambda: None,
+) -> Any:
+    """Call a function in a new worker process, and `heartbeat` regularly.
 
     Raises
     ------
@@ -212,7 +219,13 @@ def call_in_pool(config: PoolConfig, function: Callable[..., Any], *arguments: A
     try:
         with defer_interrupts():
             future = _schedule(pool, function, *arguments)
+        while not wait([future], timeout=POLL_INTERVAL).done:
+            heartbeat()
+            if not pool.active:
+                raise FaninError(STARTUP_FAILURE)
         return future.result()
+    except BrokenProcessPool as error:
+        raise FaninError(STARTUP_FAILURE) from error
     except ProcessExpired as error:
         raise FaninError(f"worker process died ({_describe_exit(error.exitcode)})") from error
     finally:

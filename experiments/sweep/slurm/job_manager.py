@@ -103,11 +103,15 @@ class JobManager:
         Raises
         ------
         SlurmError
-            As `submit`.
+            As `submit`, except `SlurmJobLimit`.
         """
         for submission in open_submissions(self.folder):
             if submission.job_id() is None:
-                self._submit(submission)
+                shards = [submission.shard(index) for index in range(submission.size)]
+                try:
+                    self._submit(submission)
+                except SlurmJobLimit:
+                    self.add(shards)  # `submit_pending` waits until the limit allows them
 
     def submit_pending(self) -> None:
         """Submit as many queued shards as `max_jobs` and Slurm's limits allow.
@@ -318,7 +322,7 @@ def cancel_jobs(folder: SweepFolder, heartbeat: Heartbeat) -> int:
     Raises
     ------
     SlurmError
-        scancel failed; nothing has changed.
+        scancel failed; some jobs may be cancelled.
     """
     submissions = open_submissions(folder)
     names = [submission.job_name for submission in submissions]
@@ -328,7 +332,7 @@ def cancel_jobs(folder: SweepFolder, heartbeat: Heartbeat) -> int:
         try:
             if not squeue(names):
                 break
-        except SlurmUnavailable:
+        except SlurmError:
             break
         sleep_with_heartbeat(0.5, heartbeat)
     count = 0

@@ -69,6 +69,7 @@ class PreemptionHandler:
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
             print(f"Received {self.received.name}: workers save their checkpoints.", flush=True)
-            (self._writer_dir / STOP_FILE).touch()
+            with suppress(OSError):  # the lease is lost, or the disk is full: the grace period ends
+                (self._writer_dir / STOP_FILE).touch()
         elif time.monotonic() - self._stopped_at > self._grace:
             raise Interrupted

@@ -24,9 +24,8 @@ from experiments.sweep.slurm.submission import JobConfig, Submission
 from experiments.sweep.store.journal import journals_in
 from experiments.sweep.store.paths import SweepFolder
 from experiments.sweep.store.tables import read_states
-from experiments.sweep.types import Pack
+from experiments.sweep.types import GIB, Pack
 from experiments.sweep.worker.finalize import finalize_journal
-from experiments.sweep.worker.limits import GIB
 from experiments.training.checkpoint import saved_progress
 from fanin.errors import FaninError
 

@@ -19,7 +19,7 @@ from experiments.sweep.slurm.script import SlurmSettings, batch_script
 from experiments.sweep.slurm.shards import Shard, make_shards
 from experiments.sweep.slurm.submission import JobConfig, Submission, sleep_with_heartbeat
 from experiments.sweep.store.paths import SweepFolder
-from experiments.sweep.types import AUTO_ENGINE_REFUSED, Heartbeat, Pack
+from experiments.sweep.types import AUTO_ENGINE_REFUSED, GIB, Heartbeat, Pack
 from fanin.errors import ConfigError
 
 POLL_SECONDS = 0.5  # between two reads of the sweep's files
@@ -86,11 +86,31 @@ class SlurmRunner:
         """Number of packs that a job runs at once; 1 if it depends on the node."""
         return self.workers or 1
 
-    def worker_memory(self) -> int:
-        """Return the memory of a job (bytes)."""
-        return NO_LIMIT if self.slurm.mem_gb is None else int(self.slurm.mem_gb * 1e9)
+    @property
+    def job_device(self) -> str:
+        """`cuda` if a job asks for GPUs, unless `device` says otherwise; else `cpu`."""
+        if self.device == "auto":
+            return "cuda" if self.slurm.gpus else "cpu"
+        return self.device
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    @property
+    def job_workers(self) -> int:
+        """Number of workers of a job: `run_shard.worker_count` on a node as requested."""
+        on_gpu = self.job_device != "cpu" and self.slurm.gpus
+        return self.workers or (self.slurm.gpus if on_gpu else self.slurm.cpus)
+
+    def worker_memory(self) -> int:
+        """Return the bytes of memory that a worker may use; on a GPU, a stack measures it."""
+        limits = [NO_LIMIT]
+        if self.job_device == "cpu" and self.memory_gb is not None:
+            limits.append(int(self.memory_gb * GIB))
+        if self.job_device == "cpu" and self.slurm.mem_gb is not None:
+            limits.append(int(self.slurm.mem_gb * 1e9 / self.job_workers))
+        return min(limits)
+
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, heartbeat: Heartbeat = lambda: None
+    ) -> Any:
         """Raise an error: the launcher cannot call a function on a node."""
         raise ConfigError(AUTO_ENGINE_REFUSED)
 
@@ -148,8 +168,7 @@ class SlurmRunner:
 
     def shards(self, packs: Sequence[Pack]) -> list[Shard]:
         """Return the packs of each job."""
-        default = self.slurm.gpus or self.slurm.cpus  # the same default as `run_shard.worker_count`
-        return make_shards(packs, 60 * self.target_minutes, self.workers or default)
+        return make_shards(packs, 60 * self.target_minutes, self.job_workers)
 
     def script(self, submission: Submission) -> str:
         """Return the batch script of a submission."""

@@ -9,6 +9,7 @@ cells of the task have ended or its shard is reclaimed.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -134,7 +135,7 @@ def write_submission(
     """Write a submission's files and leases, before sbatch is called."""
     token = uuid.uuid4().hex[:10]
     now = datetime.now().replace(microsecond=0).isoformat()
-    name = f"{folder.root.name[:NAME_LENGTH]}.{token}"
+    name = make_job_name(folder.root.name, token)
     submission = Submission(folder, token, name, len(shards), now, job_config)
     with writing(submission.path):
         (submission.path / "shards").mkdir(parents=True)
@@ -154,6 +155,16 @@ def write_submission(
         for index in range(submission.size):
             submission.lease_dir(index).mkdir(parents=True)
     return submission
+
+
+def make_job_name(sweep: str, token: str) -> str:
+    """Return the job name of a submission; squeue and sacct split names at some characters.
+
+    >>> make_job_name("lr=0.1,0.2", "0123456789")
+    'lr_0.1_0.2.0123456789'
+    """
+    name = re.sub(r"[^\w.-]", "_", sweep)
+    return f"{name[:NAME_LENGTH]}.{token}"
 
 
 def read_submission(folder: SweepFolder, token: str) -> Submission:

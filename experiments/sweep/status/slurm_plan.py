@@ -14,7 +14,7 @@ from experiments.sweep.slurm.commands import SlurmError, max_array_size
 from experiments.sweep.slurm.job_manager import array_sizes
 from experiments.sweep.slurm.runner import SlurmRunner
 from experiments.sweep.slurm.script import SlurmSettings
-from experiments.sweep.slurm.submission import NAME_LENGTH, JobConfig, Submission
+from experiments.sweep.slurm.submission import JobConfig, Submission, make_job_name
 from experiments.sweep.status.format import duration, plural
 
 DEFAULT_MAX_ARRAY_SIZE = 1001  # Slurm's default of MaxArraySize
@@ -74,9 +74,9 @@ def hints(runner: SlurmRunner, plan: Plan) -> list[str]:
             )
     limit = runner.slurm.time_minutes
     if plan.times.all_measured:
-        workers = runner.workers or runner.slurm.gpus or runner.slurm.cpus
         longest = max(
-            max(sum(pack.seconds for pack in shard) / workers, shard[0].seconds) for shard in shards
+            max(sum(pack.seconds for pack in shard) / runner.job_workers, shard[0].seconds)
+            for shard in shards
         )
         needed = max(math.ceil(SAFETY * longest / 60), MIN_LIMIT)
         if limit >= LONG_LIMIT * needed:
@@ -89,7 +89,7 @@ def hints(runner: SlurmRunner, plan: Plan) -> list[str]:
 
 def script(request: Request, runner: SlurmRunner, size: int) -> str:
     """Return the batch script of an array with `size` tasks."""
-    name = f"{request.name[:NAME_LENGTH]}.{TOKEN}"
+    name = make_job_name(request.name, TOKEN)
     return runner.script(Submission(request.folder, TOKEN, name, size, "", JobConfig("")))
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.atomic_write import writing
-from experiments.sweep.store.journal import journals_in
+from experiments.sweep.store.journal import TAKEN_SUFFIX, journals_in
 from experiments.sweep.store.parquet import (
     FileDigest,
     Manifest,
@@ -37,11 +37,15 @@ Parts = dict[str, pa.Table]
 
 @dataclass(frozen=True)
 class FileProblem:
-    """An unreadable result file, and the reason. `stem` names its pack, if it has one."""
+    """A damaged or foreign result file, and the reason. `stem` names its pack, if it has one.
+
+    If `unreadable` is True, the system could not read the file, which may be intact.
+    """
 
     path: Path
     reason: str
     stem: str | None = None
+    unreadable: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -68,6 +72,10 @@ class Scan:
 
 class _ForeignFile(ValueError):
     """A valid Parquet file that no sweep wrote."""
+
+
+class _Unreadable(ValueError):
+    """A file that the system cannot read, for example on a network file system."""
 
 
 class FileVanished(Exception):
@@ -116,7 +124,8 @@ def scan(folder: SweepFolder) -> Scan:
         except _ForeignFile as error:
             problems.append(FileProblem(path, str(error)))
         except ValueError as error:
-            problems.append(FileProblem(path, str(error), stem))
+            unreadable = isinstance(error, _Unreadable)
+            problems.append(FileProblem(path, str(error), stem, unreadable))
     for stem, pack in list(packs.items()):
         if missing_or_resized := _missing_or_resized(folder, pack):
             problems += missing_or_resized
@@ -151,7 +160,8 @@ def read_pack(
             elif name in pack.details:
                 parts[name] = decode(read_verified(pack, name))
         except (ValueError, OSError) as error:
-            return FileProblem(part_path(folder, name, pack.stem), str(error), pack.stem)
+            path, unreadable = part_path(folder, name, pack.stem), isinstance(error, _Unreadable)
+            return FileProblem(path, str(error), pack.stem, unreadable)
     return parts
 
 
@@ -186,7 +196,7 @@ def read_existing(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise FileVanished(path) from error
     except OSError as error:
-        raise ValueError(f"can't be read ({error.strerror or error})") from error
+        raise _Unreadable(f"can't be read ({error.strerror or error})") from error
 
 
 Listing = dict[str, list[Path]]
@@ -252,6 +262,9 @@ def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[FileProbl
             if not part_path(folder, "cells", pack.stem).exists():
                 raise FileVanished(path) from None
             problems.append(FileProblem(path, "missing", pack.stem))
+        except OSError as error:
+            reason = f"can't be read ({error.strerror or error})"
+            problems.append(FileProblem(path, reason, pack.stem, unreadable=True))
         else:
             if size != expected.size:
                 reason = f"damaged ({size} bytes instead of {expected.size})"
@@ -262,16 +275,29 @@ def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[FileProbl
 def quarantine(folder: SweepFolder) -> list[FileProblem]:
     """Verify every part in full, and move all parts of damaged packs to `quarantine/`.
 
-    Temporary files of killed processes are deleted; files that do not belong to the sweep are not
-    changed. The caller must hold the lock of `acquire_sweep_lock`.
+    Temporary files of killed processes are deleted, unless Slurm jobs may be writing some; files
+    that do not belong to the sweep are not changed. The caller must hold the lock of
+    `acquire_sweep_lock`.
 
     Returns
     -------
     list of FileProblem
         The problem of each file; for a file of a damaged pack, also the folder to which it moved.
+
+    Raises
+    ------
+    FaninError
+        The system cannot read a file of a pack, which may be intact. Nothing is moved.
     """
-    _delete_temporary_files(folder)
+    if not _has_leases(folder):
+        _delete_temporary_files(folder)
     problems = retry_on_race(lambda: _find_problems(folder))
+    for problem in problems:
+        if problem.unreadable:
+            raise FaninError(
+                f"{problem}. Nothing was moved. Run the same command again when the file can be "
+                "read, or delete it to run its cells again."
+            )
     for stem in dict.fromkeys(problem.stem for problem in problems if problem.stem is not None):
         for name in reversed(TABLES):  # `cells` first, because readers start from it
             _move_to_quarantine(folder, name, stem)
@@ -283,6 +309,11 @@ def quarantine(folder: SweepFolder) -> list[FileProblem]:
         else problem
         for problem in problems
     ]
+
+
+def _has_leases(folder: SweepFolder) -> bool:
+    """Return True if a Slurm job may run cells of this sweep; its journals lie in its lease."""
+    return any(p.is_dir() and p.suffix != TAKEN_SUFFIX for p in folder.journals.glob("*"))
 
 
 def _delete_temporary_files(folder: SweepFolder) -> None:

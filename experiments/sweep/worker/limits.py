@@ -18,7 +18,6 @@ import torch
 from experiments.sweep.store.process import ProcessId
 from experiments.sweep.worker.parent_death import die_with_parent
 
-GIB = 1 << 30
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 

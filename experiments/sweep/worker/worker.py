@@ -167,12 +167,15 @@ def _progress(journal: Journal, cell: PackedCell, heartbeat: Heartbeat) -> OnPro
     """Return a callback that records a cell's progress every `PROGRESS_INTERVAL` seconds.
 
     In a stack it records only the first cell's progress, because all cells have the same. It also
-    records when the data is loaded (no step done), because the cell's time counts from then on.
+    records when the data is loaded (no step done), because the cell's time counts from then on. By
+    then the user's modules are imported, so their digests are computed: the files may change later.
     """
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal last
+        if done == 0:
+            user_modules([cell.config])
         if done == 0 or time.monotonic() - last >= PROGRESS_INTERVAL:
             last = time.monotonic()
             # A full disk is no reason to fail here; writing the result will report it.
