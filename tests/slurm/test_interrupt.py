@@ -14,14 +14,20 @@ CELLS = "init.number=range(4)"  # two packs, one job each
 PROMPT = "1 job active on Slurm. [L]eave it running or [c]ancel? "
 
 
-def interrupted_command(sweep: FaultySweep) -> Terminal:
-    """Press Ctrl-C when one job has ended and one is at its first cell; wait for the prompt."""
+def running_command(sweep: FaultySweep) -> Terminal:
+    """Start the command, and wait until one job has ended and one is at its first cell."""
     sweep.set_fault("hang", 2)
     terminal = sweep.start_in_terminal(CELLS)
     sweep.wait_until(lambda: len(sweep.count_rows()) == 2 and sweep.count("steps", 2))
     sweep.wait_until(
         lambda: len(sweep.active_job_ids()) == len(list(sweep.folder.journals.iterdir())) == 1
     )
+    return terminal
+
+
+def interrupted_command(sweep: FaultySweep) -> Terminal:
+    """Press Ctrl-C, and wait for the prompt."""
+    terminal = running_command(sweep)
     terminal.type(CTRL_C)
     sweep.wait_until(lambda: PROMPT in terminal.output)
     return terminal
@@ -80,3 +86,13 @@ def test_cancelling_the_jobs_keeps_finished_cells(sweep: FaultySweep) -> None:
     assert sweep.attempts() == {0: ["ok"], 1: ["ok"], 2: ["cancelled", "ok"], 3: ["ok"]}
     assert len(sweep.arrays()) == 2
     sweep.wait_until(lambda: not sweep.leftovers(), while_alive=False)
+
+
+@run_concurrently
+def test_a_cancelled_launcher_in_a_terminal_asks_nothing(sweep: FaultySweep) -> None:
+    terminal = running_command(sweep)
+    process = sweep.run_module("cancel")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert PROMPT not in final_output(terminal)
+    assert not sweep.active_tasks()
+    assert sweep.attempts() == {0: ["ok"], 1: ["ok"], 2: ["cancelled"], 3: []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import signal
 import subprocess
 from pathlib import Path
 
@@ -92,3 +93,19 @@ def test_unknown_sweep_suggests_the_nearest_names(
     (tmp_path / "he2015" / "cells.jsonl").touch()
     assert run_cancel("he2016", f"--results={tmp_path}") == 2
     assert "did you mean he2015?" in capsys.readouterr().err
+
+
+def test_a_suspended_sweep_is_cancelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TROUBLED", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    site = make_site(tmp_path)
+    site.write_file("hold-0")
+    sweep = site.start("init.number=range(2)", "runner.workers=1")
+    wait_until(lambda: site.held_workers(), sweep)
+    sweep.send_signal(signal.SIGSTOP)
+    assert run_cancel("s", f"--results={tmp_path}") == 0
+    assert "The launcher has stopped." in capsys.readouterr().out
+    wait_for_output(sweep)
+    assert sweep.returncode == INTERRUPTED

@@ -144,3 +144,25 @@ def test_worker_warns_of_a_changed_user_module(faulty: Site, record: Record) -> 
         f"new workers import the edited module, with the same effect; {first_run}",
         second_run,
     )
+
+
+@pytest.mark.parametrize("change", ["edited", "deleted"])
+def test_a_module_that_changes_during_the_first_cell_is_the_one_that_ran(
+    faulty: Site, change: str
+) -> None:
+    faulty.write_file("hold-0")
+    sweep = faulty.start("init.number=range(2)", "runner.workers=1", "runner.pack_cells=2")
+    wait_until(lambda: faulty.held_workers(), sweep)
+    file = faulty.root / "troubled.py"
+    text = file.read_text()
+    if change == "edited":
+        file.write_text(f"{text}\n# edited\n")
+    else:
+        file.unlink()
+    faulty.remove_files("hold-0")
+    output = wait_for_output(sweep)
+    assert sweep.returncode == 0, output
+    file.write_text(text)
+    cells = load("s", faulty.root, trust=True).cells
+    assert list(cells["outcome"]) == ["ok"] * 2
+    assert not any("+troubled:" in code for code in cells["code"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sweep_process import TINY
@@ -18,7 +19,7 @@ from experiments.sweep.cli import check_command, run_command
 from experiments.sweep.engines import choose_by_rule
 from experiments.sweep.plan import PackLimits, make_plan
 from experiments.sweep.plan import Plan as SweepPlan
-from experiments.sweep.slurm.runner import SlurmRunner
+from experiments.sweep.slurm.runner import NO_LIMIT, SlurmRunner
 from experiments.sweep.slurm.script import PROJECT_ROOT, SlurmSettings
 from experiments.sweep.status.slurm_plan import hints
 from experiments.sweep.store.tables import CellState
@@ -202,3 +203,22 @@ def test_git_ignores_a_sites_runner_file() -> None:
     assert is_ignored("conf/runner/slurm_local.yaml")
     assert not is_ignored("conf/runner/local.yaml")
     assert not is_ignored("conf/runner/slurm.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "workers", "gigabytes"),
+    [
+        ({"slurm": SlurmSettings(cpus=4, mem_gb=16)}, "cpu", 4, 4.0),
+        ({"workers": 2, "slurm": SlurmSettings(cpus=4, mem_gb=16)}, "cpu", 2, 8.0),
+        ({"memory_gb": 1, "slurm": SlurmSettings(cpus=4, mem_gb=16)}, "cpu", 4, 2**30 / 1e9),
+        ({"slurm": SlurmSettings(gres="gpu:2", mem_gb=16)}, "cuda", 2, None),
+        ({"device": "cpu", "slurm": SlurmSettings(gres="gpu:2", cpus=8)}, "cpu", 8, None),
+    ],
+)
+def test_the_memory_of_a_worker_is_its_share_of_the_jobs(
+    options: dict[str, Any], device: str, workers: int, gigabytes: float | None
+) -> None:
+    runner = SlurmRunner(**options)
+    assert (runner.job_device, runner.job_workers) == (device, workers)
+    expected = NO_LIMIT if gigabytes is None else int(gigabytes * 1e9)
+    assert runner.worker_memory() == expected

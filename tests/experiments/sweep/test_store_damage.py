@@ -17,7 +17,7 @@ from experiments.sweep.store.parquet import write_part
 from experiments.sweep.store.paths import TABLES, SweepFolder
 from experiments.sweep.store.scan import quarantine
 from experiments.sweep.store.tables import read_states
-from fanin.errors import FaninWarning
+from fanin.errors import FaninError, FaninWarning
 
 
 def noise(data: bytes) -> bytes:
@@ -142,3 +142,31 @@ def test_half_written_file_is_deleted_silently(folder: SweepFolder) -> None:
     assert set(loaded(folder).cells.cell_id) == {"x", "y", "z"}
     assert quarantine(folder) == []
     assert not half.exists()
+
+
+def test_half_written_files_of_running_slurm_jobs_are_kept(folder: SweepFolder) -> None:
+    half = folder.table("layers") / ".c.parquet.17.part"
+    half.write_bytes(b"PAR1")
+    lease = folder.journals / "0123456789-0"
+    lease.mkdir(parents=True)
+    assert quarantine(folder) == []
+    assert half.exists()
+    lease.rename(lease.with_name(f"{lease.name}.taken"))
+    assert quarantine(folder) == []
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_file_that_cannot_be_read_is_not_moved(folder: SweepFolder, table: str) -> None:
+    path, other = part(folder, table), part(folder, table, "b")
+    content = path.read_bytes()
+    path.unlink()
+    path.symlink_to(path)  # reading it fails, as after an error of the file system
+    other.write_bytes(b"damaged")
+    with pytest.raises(FaninError, match="Nothing was moved"):
+        quarantine(folder)
+    path.unlink()
+    path.write_bytes(content)
+    assert other.exists()
+    assert [problem.path for problem in quarantine(folder)] == [other]
+    assert set(read_states(folder)) == {"x", "y"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from parts import CPU, bits, recorded_steps, run_in_parts, small_overrides, stopping_checkpointer
 
 from experiments.cell import run_cell
+from experiments.training import checkpoint
 from experiments.training.checkpoint import CellCheckpoint, Checkpointer, Stopped, saved_progress
 
 pytestmark = pytest.mark.usefixtures("worker_settings")
@@ -206,3 +208,9 @@ def test_a_checkpoint_from_before_the_disk_was_full_is_used(config, uninterrupte
     with recorded_steps() as steps:
         assert bits(run_in_parts(config, path, [])) == uninterrupted
     assert steps == list(range(9, 24))
+
+
+def test_the_progress_of_another_versions_checkpoint_is_zero(content, tmp_path, monkeypatch):
+    (tmp_path / "checkpoint").write_bytes(content)
+    monkeypatch.setattr(checkpoint, "CellCheckpoint", make_dataclass("Other", ["steps"]))
+    assert saved_progress(tmp_path / "checkpoint") == (0, 0)
