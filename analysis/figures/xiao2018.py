@@ -48,8 +48,10 @@ def _delta_advantage(cells: pd.DataFrame) -> pd.Series:
 
 
 def _critical_advantage(cells: pd.DataFrame) -> pd.Series:
-    """Compare the critical point with the better of the two sides."""
-    losses = _losses(cells)
+    """Compare the critical point with the better of the two sides, at the rates of all three."""
+    delta = cells[(cells["depth"] == cells["depth"].max()) & (cells["init"] == DELTA)]
+    rates = set.intersection(*(set(arm["lr"]) for _, arm in delta.groupby("phase")))
+    losses = _losses(delta[delta["lr"].isin(rates)])
     sides = losses[[(DELTA, ORDERED), (DELTA, CHAOTIC)]].min(axis=1)
     return sides - losses[DELTA, CRITICAL]
 
@@ -75,9 +77,9 @@ def caption(tables: Tables) -> str:
     """Write the caption."""
     cells, settings = tables[CELLS], tables["settings"]
     (_, demo), (_, deep) = settings.iterrows()
-    by_depth = cells.groupby("depth")["lr"].unique().map(sorted)
-    rates = ", ".join(f"{rate:g}" for rate in by_depth[deep["model.depth"]])
     at = cells[cells["depth"] == deep["model.depth"]]
+    rates = _listed(at["lr"])
+    sides = _listed(at.loc[at["phase"] != CRITICAL, "lr"])
     variances = at.groupby("phase")["weight_var"].first().sort_values()
     points = ", ".join(f"{phase} {value:g}" for phase, value in variances.items())
     demo_cells = cells[cells["depth"] == demo["model.depth"]]
@@ -90,9 +92,13 @@ def caption(tables: Tables) -> str:
         f"{demo_cells['lr'].iloc[0]:g}, variance of the weights times fan-in "
         f"{demo_cells['weight_var'].iloc[0]:g} (critical). Right: {_size(deep)}, "
         f"{deep['data.n_train']:,.0f} images, at the learning rate with the smallest final loss, "
-        f"of {rates} (in the table, the rate of a seed is tuned on the other seeds); variances of "
-        f"the weights times fan-in: {points}."
+        f"of {rates} (off the critical point, of {sides}; in the table, the rate of a seed is "
+        f"tuned on the other seeds); variances of the weights times fan-in: {points}."
     )
+
+
+def _listed(rates: pd.Series) -> str:
+    return ", ".join(f"{rate:g}" for rate in sorted(rates.unique()))
 
 
 def _size(setting: pd.Series) -> str:
