@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -18,10 +17,10 @@ from typing import Any
 
 import fanin
 from experiments.config.instantiate import TARGET
+from experiments.user_code import LIBRARIES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = (REPOSITORY / "experiments", Path(fanin.__file__).parent)  # the code that runs cells
-LIBRARIES = sysconfig.get_path("platlib")  # modules there are identified by their version
 
 
 @cache
@@ -77,7 +76,8 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def _is_user_module(file: Path) -> bool:
-    return not any(file.is_relative_to(folder) for folder in (*PACKAGES, LIBRARIES))
+    # Modules of libraries are identified by the versions of these.
+    return not any(file.is_relative_to(folder) for folder in (*PACKAGES, *LIBRARIES))
 
 
 @cache

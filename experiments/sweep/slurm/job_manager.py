@@ -183,6 +183,7 @@ class JobManager:
             if last is not None and last.state.split()[0] in ACTIVE_STATES:
                 continue  # the accounting database lags behind
             if now - self._missing_since[key] >= min_missing:
+                self.heartbeat()
                 self._handle_dead_job(submissions[key[0]], key[1], last, accounting)
 
     @property
@@ -338,6 +339,7 @@ def cancel_jobs(folder: SweepFolder, heartbeat: Heartbeat) -> int:
     count = 0
     for submission in submissions:
         for index in submission.open_indices():
+            heartbeat()
             reclaim_shard(submission, index, *CANCELLED)
             count += 1
     return count
