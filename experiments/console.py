@@ -35,7 +35,7 @@ def ask(console: Console, question: str) -> str:
 
     Unlike `input()`, it handles a signal that arrives just before it waits, or in another thread.
     """
-    console.print(question, end="", markup=False, highlight=False)
+    console.print(question, end="", markup=False, highlight=False, soft_wrap=True)
     while not select.select([sys.stdin], [], [], SIGNAL_CHECK_SECONDS)[0]:
         pass  # Python runs signal handlers between two calls
     return sys.stdin.readline()

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from experiments.compact import TARGET_ROWS
 from experiments.config.catalog import config_loader
 from experiments.config.identity import flatten
-from experiments.console import exit_on_error
+from experiments.console import ask, exit_on_error
 from experiments.sweep.differences import short_labels
 from experiments.sweep.overrides import Argument, parse_arguments
 from experiments.sweep.slurm.submission import cells_in_jobs
@@ -154,10 +156,10 @@ def _meets(row: Mapping[str, Any], condition: Argument) -> bool:
 
 
 def _confirm(question: str) -> bool:
-    try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        raise FaninError("no answer, so nothing was removed; add --yes to confirm") from None
+    answer = ask(Console(), f"{question} [y/N] ")
+    if not answer:
+        raise FaninError("no answer, so nothing was removed; add --yes to confirm")
+    return answer.strip().lower() in ("y", "yes")
 
 
 def remove(

@@ -77,6 +77,9 @@ class _ForeignFile(ValueError):
 class _Unreadable(ValueError):
     """A file that the system cannot read, for example on a network file system."""
 
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"can't be read ({error.strerror or error})")
+
 
 class FileVanished(Exception):
     """A file disappeared between listing and reading, because packs are being merged."""
@@ -196,7 +199,7 @@ def read_existing(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise FileVanished(path) from error
     except OSError as error:
-        raise _Unreadable(f"can't be read ({error.strerror or error})") from error
+        raise _Unreadable(error) from error
 
 
 Listing = dict[str, list[Path]]
@@ -263,7 +266,7 @@ def _missing_or_resized(folder: SweepFolder, pack: StoredPack) -> list[FileProbl
                 raise FileVanished(path) from None
             problems.append(FileProblem(path, "missing", pack.stem))
         except OSError as error:
-            reason = f"can't be read ({error.strerror or error})"
+            reason = str(_Unreadable(error))
             problems.append(FileProblem(path, reason, pack.stem, unreadable=True))
         else:
             if size != expected.size:

@@ -10,13 +10,20 @@ from pathlib import Path
 
 import pytest
 from fault_rows import run_inline
-from sweep_process import make_site, wait_for_output, wait_until
+from sweep_process import Site, make_site, wait_for_output, wait_until
 
 from experiments import cancel
 from experiments.console import INTERRUPTED
 from experiments.sweep.status.reader import StatusReader
 from experiments.sweep.store.format_version import write_format
 from experiments.sweep.store.paths import SweepFolder
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    monkeypatch.setenv("TROUBLED", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return make_site(tmp_path)
 
 
 def run_cancel(*arguments: str) -> int:
@@ -28,11 +35,8 @@ def run_cancel(*arguments: str) -> int:
 
 
 def test_cancelled_sweep_resumes_with_the_same_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TROUBLED", str(tmp_path))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    site = make_site(tmp_path)
     site.write_file("hold-2")
     grid = ("init.number=range(4)", "runner.workers=1")
     sweep = site.start(*grid)
@@ -96,11 +100,8 @@ def test_unknown_sweep_suggests_the_nearest_names(
 
 
 def test_a_suspended_sweep_is_cancelled(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TROUBLED", str(tmp_path))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    site = make_site(tmp_path)
     site.write_file("hold-0")
     sweep = site.start("init.number=range(2)", "runner.workers=1")
     wait_until(lambda: site.held_workers(), sweep)

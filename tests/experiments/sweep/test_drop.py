@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -142,12 +141,14 @@ def test_removed_cells_run_again_with_the_same_command(sweep: SweepFolder) -> No
 def test_it_lists_the_cells_and_asks(
     sweep: SweepFolder, answer: str, n: int, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    questions = []
-    monkeypatch.setattr("builtins.input", lambda text: questions.append(text) or answer)
-    drop(sweep, "optim.lr=0.01")
-    (question,) = questions
-    assert question == "Remove these cells and their results (4)? [y/N] "
+    read_end, write_end = os.pipe()
+    os.write(write_end, f"{answer}\n".encode())
+    os.close(write_end)
+    with os.fdopen(read_end) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        drop(sweep, "optim.lr=0.01")
     out = capsys.readouterr().out
+    assert out.count("Remove these cells and their results (4)? [y/N] ") == 1
     assert f"{sweep.root}: 4 cells of 12:\n" in out
     assert "  zeros lr=0.01 seed=1 (ok)\n" in out
     assert ("Nothing was removed." in out) == (n == 12)
@@ -157,8 +158,9 @@ def test_it_lists_the_cells_and_asks(
 def test_it_needs_yes_if_nobody_can_answer(
     sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    refused(sweep, "optim.lr=0.01")
+    with open(os.devnull) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        refused(sweep, "optim.lr=0.01")
     assert "add --yes" in capsys.readouterr().err
 
 
