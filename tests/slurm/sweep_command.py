@@ -112,7 +112,16 @@ class SweepCommand:
         return self.cluster.sh("squeue -h -r -o '%T %F_%K %j'").splitlines()
 
     def arrays(self) -> set[str]:
-        """Return the job ids of all arrays ever submitted for this sweep, from squeue and sacct."""
+        """Return the job ids of all arrays ever submitted for this sweep, from squeue and sacct.
+
+        An array that has just ended may be in neither; wait for those that the launcher recorded.
+        """
+        recorded = {path.read_text().strip() for path in self.folder.slurm.glob("*/job_id")}
+        recorded.discard("unknown")
+        self.wait_until(lambda: recorded <= self._listed_arrays(), while_alive=False)
+        return self._listed_arrays()
+
+    def _listed_arrays(self) -> set[str]:
         output = self.cluster.sh("sacct -n -P -X -D -S now-1day -o JobID,JobName")
         output += "\n" + self.cluster.sh("squeue -h -r -o '%F_%K|%j'")  # sacct lags behind
         rows = [line.split("|") for line in output.splitlines() if line]
